@@ -1,0 +1,123 @@
+"""The bytes of an event, made once for each topic and shared by every connection.
+
+How a block looks on the wire is the gateway's business: it hands an `Encoder` in.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from streams.cursor import Cursor
+from streams.entry import Entry
+from streams.events import AnyEvent
+from streams.matrix import Notification, notifications
+
+_log = structlog.get_logger()
+_json = msgspec.json.Encoder()
+
+_ENTRY_COST = 600  # bytes of Python objects that an entry in the window costs beside its body, measured
+GAP = "stream.gap"
+"""The event that stands in for one whose view failed to render."""
+
+
+class Encoder(Protocol):
+    """The wire format, handed in by the gateway."""
+
+    def event(self, name: str, data: bytes, cursor: str | None) -> bytes:
+        """One block. `data` is JSON on one line; `cursor` is its id, None for a block that must not move a client."""
+        ...
+
+    def heartbeat(self, cursor: str) -> bytes:
+        """A block that moves a client's last event id and fires no event."""
+        ...
+
+    def closing(self, reason: str) -> bytes:
+        """The last block of a stream that the server ends, with a jittered time to come back."""
+        ...
+
+
+class Broadcast:
+    """An entry of the log on its way to subscribers: whom it is for, and the frames that were made of it."""
+
+    __slots__ = ("blocks", "event", "held", "notifications", "sequence", "size", "time")
+
+    def __init__(self, entry: Entry) -> None:
+        self.sequence = entry.sequence
+        self.time = entry.time
+        self.event: AnyEvent | None = entry.event
+        self.notifications = notifications(entry.event) if entry.event is not None else ()
+        self.size = entry.size + _ENTRY_COST
+        self.held = False
+        self.blocks: dict[str, bytes] | None = None
+
+    def notification(self, key: str) -> Notification | None:
+        """What of it is for `key`, if anything."""
+        for notification in self.notifications:
+            if notification.key == key:
+                return notification
+        return None
+
+
+class Frames:
+    """Renders broadcasts for one epoch of the log. `held_bytes` counts all that was taken and not released."""
+
+    def __init__(self, epoch: str, encoder: Encoder) -> None:
+        self.epoch = epoch
+        self.encoder = encoder
+        self.held_bytes = 0
+
+    def take(self, entry: Entry) -> Broadcast:
+        """An entry made ready for the window."""
+        broadcast = Broadcast(entry)
+        broadcast.held = True
+        self.held_bytes += broadcast.size
+        return broadcast
+
+    def release(self, broadcast: Broadcast) -> None:
+        """The window has forgotten it."""
+        broadcast.held = False
+        self.held_bytes -= broadcast.size
+
+    def cursor(self, sequence: int) -> str:
+        """A position's text."""
+        return str(Cursor(self.epoch, sequence))
+
+    def of(self, broadcast: Broadcast, keys: tuple[str, ...]) -> bytes:
+        """All blocks of one entry for a subscriber of `keys`: one write, and only the last block carries the id.
+
+        A client that is cut between two blocks of an entry has not moved past it, and gets both again.
+        """
+        if len(keys) == 1:
+            return self._last_block(broadcast, keys[0])
+        matching = [key for key in keys if broadcast.notification(key) is not None]
+        unmarked = [self._render(broadcast, key, None) for key in matching[:-1]]
+        return b"".join([*unmarked, self._last_block(broadcast, matching[-1])])
+
+    def _last_block(self, broadcast: Broadcast, key: str) -> bytes:
+        blocks = broadcast.blocks
+        if blocks is None:
+            blocks = broadcast.blocks = {}
+        block = blocks.get(key)
+        if block is None:
+            block = blocks[key] = self._render(broadcast, key, self.cursor(broadcast.sequence))
+            if broadcast.held:
+                broadcast.size += len(block)
+                self.held_bytes += len(block)
+        return block
+
+    def _render(self, broadcast: Broadcast, key: str, cursor: str | None) -> bytes:
+        event, notification = broadcast.event, broadcast.notification(key)
+        if event is None or notification is None:
+            raise ValueError(f"entry {broadcast.sequence} has nothing for {key}")
+        try:
+            data = _json.encode(notification.render(event))  # type: ignore[arg-type]  # order views for order events
+            name = notification.name
+        except Exception:
+            # One faulty view must harm no other topic and no other event.
+            _log.exception("view_failed", event_id=event.event_id, topic=notification.topic, type=event.type_name())
+            data = _json.encode({"eventId": event.event_id, "topic": notification.topic})
+            name = GAP
+        return self.encoder.event(name, data, cursor)

@@ -1,0 +1,207 @@
+"""One stream's life: a cursor over the log, and every way it ends. Pure: bytes go to a `Connection` that never waits.
+
+A subscriber has no buffer of its own. New, returning, slow and moved clients are the same thing: a subscriber whose
+cursor is behind. It catches up from the window, else from a replay, and becomes live in the same synchronous step in
+which its cursor reaches the dispatched position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from streams.frames import Broadcast
+
+if TYPE_CHECKING:
+    from streams.hub import Hub
+
+WRITE_BYTES = 64 * 1024
+"""While it catches up, a subscriber writes about this much at a time, and looks whether its client still reads."""
+
+PAGE = 256
+"""Broadcasts taken from the window at a time while catching up."""
+
+
+class End(StrEnum):
+    """Every way a stream ends. Those with a word on the wire are told in `stream.closing`, where that can be."""
+
+    DRAIN = "drain"  # this process is stopping; any other one serves the same position
+    EXPIRED = "expired"  # the token that opened it has ended
+    REVOKED = "revoked"  # what allowed it was taken back in the log
+    LIMIT = "limit"  # over a cap
+    LAGGED = "lagged"  # this process lost its place in the log; the reconnect gets a verdict
+    ENDED = "ended"  # the topic itself is over
+    STALLED = "stalled"  # the client stopped reading: it can't be told
+    GONE = "gone"  # the client left
+
+
+class Connection(Protocol):
+    """Where a subscriber's bytes go. None of these waits or raises."""
+
+    def write(self, data: bytes) -> None:
+        """Take the bytes; may call the subscriber's `pause` before it returns."""
+        ...
+
+    def finish(self, data: bytes) -> None:
+        """Take the last bytes, send all that was taken, and cut the body."""
+        ...
+
+    def abort(self) -> None:
+        """Drop what was not sent, and cut at once."""
+        ...
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False):
+    """What allowed a subscription.
+
+    `decided_at`, in the log called `epoch`, is the position of the facts that it was decided by; `revocable_by` names
+    the facts that would end it; `expires_at` is on the hub's clock (seconds), None for never.
+    """
+
+    epoch: str
+    decided_at: int
+    revocable_by: tuple[str, ...] = ()
+    expires_at: float | None = None
+
+
+class Subscriber:
+    """A cursor over the log for a set of routing keys.
+
+    `cursor` is what was written for it while it catches up; while it is `live` its `position` moves with the hub's.
+    """
+
+    __slots__ = (
+        "closed",
+        "connection",
+        "cursor",
+        "filters",
+        "grant",
+        "hub",
+        "keys",
+        "live",
+        "paused",
+        "progressed_at",
+        "written_at",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: tuple[str, ...],
+        filters: tuple[str, ...],
+        cursor: int,
+        grant: Grant,
+    ) -> None:
+        self.connection = connection
+        self.keys = keys
+        self.filters = filters
+        self.cursor = cursor
+        self.grant = grant
+        self.live = False
+        self.paused = False
+        self.closed: End | None = None
+        self.written_at = 0.0
+        self.progressed_at = 0.0
+        self.hub: Hub
+
+    @property
+    def position(self) -> int:
+        """All up to here has been written for it, or was not for it."""
+        return max(self.cursor, self.hub.completed) if self.live else self.cursor
+
+    def catch_up(self) -> None:
+        """Write from the window until live, paused, or in need of a replay."""
+        hub = self.hub
+        while not (self.paused or self.closed):
+            if not hub.window.covers(self.cursor):
+                self.live = False
+                hub.behind(self)
+                return
+            broadcasts = hub.window.after(self.keys, self.cursor, PAGE)
+            if not broadcasts:
+                self.cursor = max(self.cursor, hub.head)
+                self.live = True
+                return
+            self.take(broadcasts)
+
+    def take(self, broadcasts: Sequence[Broadcast]) -> None:
+        """Write those past the cursor and up to the dispatched position; stop where the client stops reading.
+
+        Every byte of event that a subscriber is sent goes through here, or through `offer` when it is live.
+        """
+        hub = self.hub
+        index = 0
+        while index < len(broadcasts) and not (self.paused or self.closed):
+            blocks: list[bytes] = []
+            size = 0
+            while index < len(broadcasts) and size < WRITE_BYTES:
+                broadcast = broadcasts[index]
+                if broadcast.sequence > hub.head:
+                    index = len(broadcasts)
+                    break
+                index += 1
+                if broadcast.sequence <= self.cursor:
+                    continue
+                block = hub.frames.of(broadcast, self.keys)
+                blocks.append(block)
+                size += len(block)
+                self.cursor = broadcast.sequence
+            if blocks:
+                self._write(b"".join(blocks))
+
+    def accept(self, broadcasts: Sequence[Broadcast], upto: int) -> None:
+        """Take a page of a replay: all that its filters found past the cursor and up to `upto`.
+
+        A subject holds events that are not for every topic fed by it, so the page is sifted here.
+        """
+        self.take([each for each in broadcasts if any(each.notification(key) for key in self.keys)])
+        if not (self.paused or self.closed):
+            self.cursor = max(self.cursor, min(upto, self.hub.head))
+            self.catch_up()
+
+    def offer(self, data: bytes, upto: int) -> None:
+        """Write bytes that are the same for every live subscriber of one key: all that is for it up to `upto`."""
+        self.cursor = upto
+        self._write(data)
+
+    def heartbeat(self) -> None:
+        """Move the client's last event id to where it stands, firing no event."""
+        self._write(self.hub.frames.encoder.heartbeat(self.hub.frames.cursor(self.position)))
+
+    def pause(self) -> None:
+        """The client's socket is full. Called from inside `Connection.write` too: only the state changes."""
+        self.cursor = self.position
+        self.live = False
+        self.paused = True
+
+    def resume(self) -> None:
+        """The client reads again: what it missed comes from the window or the log."""
+        self.paused = False
+        self.progressed()
+        self.catch_up()
+
+    def progressed(self) -> None:
+        """The client's socket took something."""
+        self.progressed_at = self.hub.clock()
+
+    def close(self, end: End) -> None:
+        """End the stream: tell the client why where it can be told, and forget it. Harmless when closed already."""
+        if self.closed:
+            return
+        self.cursor = self.position
+        self.live = False
+        self.closed = end
+        self.hub.detach(self)
+        if end is End.GONE:
+            return
+        if end is End.STALLED or self.paused:
+            self.connection.abort()
+        else:
+            self.connection.finish(self.hub.frames.encoder.closing(end))
+
+    def _write(self, data: bytes) -> None:
+        self.written_at = self.hub.clock()
+        self.connection.write(data)
