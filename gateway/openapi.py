@@ -1,0 +1,115 @@
+"""What the OpenAPI document says beyond what the handlers' signatures do: problems, security, parameters, events.
+
+Only the document is served, no page: such pages load their scripts from elsewhere.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+from litestar import Router
+from litestar.exceptions import NotFoundException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import PathParameter
+
+from gateway import problems
+from gateway.authentication import PUBLIC
+from gateway.problems import Problem
+from streams.subjects import ID_PATTERN
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.openapi.spec import SecurityRequirement
+    from litestar.response import Response
+
+BEARER: Final[SecurityRequirement] = {"bearer": []}
+SESSION: Final[SecurityRequirement] = {"session": []}
+
+OrderId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The order's id.")]
+RestaurantId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The restaurant's id.")]
+
+_WHEN = {
+    400: "The request is no well-formed HTTP, by its `Host` for one.",
+    401: "No credentials, or none that hold; `WWW-Authenticate` and `detail` say why.",
+    403: "Known who it is, and they may not; or a session cookie from a page of another origin.",
+    404: "There is no such thing.",
+    409: "What is asked contradicts what is known.",
+    413: "The body is too long.",
+    415: "The body's media type is none that is taken here.",
+    422: "A parameter or the body is wrong; `errors` says where and how.",
+    500: "Something is wrong here; the log has it under `instance`.",
+    503: "What the answer depends on is out of reach for the moment; `Retry-After` says when to come back.",
+}
+
+
+def refusals(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problem documents that a handler may answer; 400 and 500 may come from anywhere."""
+    return {
+        status: ResponseSpec(
+            Problem, generate_examples=False, description=_WHEN[status], media_type=problems.MEDIA_TYPE
+        )
+        for status in sorted({*statuses, 400, 500})
+    }
+
+
+def openapi_config(settings: Settings) -> OpenAPIConfig:
+    """The document at `/schema/openapi.json`."""
+    return OpenAPIConfig(
+        title="Passline",
+        version=version("passline"),
+        summary="Order events from one durable log to every browser that may see them.",
+        use_handler_docstrings=True,
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT"),
+                "session": SecurityScheme(
+                    type="apiKey",
+                    security_scheme_in="cookie",
+                    name=session_cookie_name(settings),
+                    description="Made by `POST /api/v1/session`; taken from this site's pages and the named origins'.",
+                ),
+            }
+        ),
+        render_plugins=[_Document()],
+        openapi_router=Router(
+            "/schema", route_handlers=[], include_in_schema=False, opt=dict(PUBLIC), after_request=_without_pages
+        ),
+    )
+
+
+class _Document(JsonRenderPlugin):
+    """The document with what Litestar can't know, encoded once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoded: bytes | None = None
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        if self._encoded is None:
+            self._encoded = self.render_json(request, complete(openapi_schema))
+        return self._encoded
+
+
+async def _without_pages(response: Response[Any]) -> Response[Any]:
+    """Litestar answers an unknown path below the document's with a page."""
+    if response.status_code == HTTPStatus.NOT_FOUND:
+        raise NotFoundException
+    return response
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Litestar's document, with `anyOf` for unions: where several kinds may fit, its `oneOf` is wrong."""
+    return {name: _with_any_of(value) for name, value in document.items()}
+
+
+def _with_any_of(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {("anyOf" if name == "oneOf" else name): _with_any_of(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_with_any_of(each) for each in node]
+    return node

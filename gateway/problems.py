@@ -1,0 +1,198 @@
+"""Errors → problem documents (RFC 9457): each condition has one status, one type, and a sentence for a person.
+
+What a client did wrong is told as it is. What is wrong here is told as little as possible; the log has it, under the id
+that stands in the document's `instance`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import msgspec
+import structlog
+from litestar import Response
+from litestar.exceptions import HTTPException, ValidationException
+from msgspec import UNSET, UnsetType
+
+from auth.errors import Forbidden, InsufficientScope, SessionTooLarge, Unauthorized
+from streams.database import DatabaseUnavailable
+from streams.errors import BrokerUnavailable, EpochMissing, JetStreamRefused, StreamMissing
+from streams.events import EventError
+from streams.facts import FactsUnavailable, OrderUnknown
+from streams.snapshots import InvalidPage, NoPosition
+from streams.subjects import ID_PATTERN, InvalidId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from litestar import Request
+    from litestar.types import ExceptionHandlersMap
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_SECONDS: Final = (1, 3)
+"""From and to: those that were refused together should not come back together."""
+
+log = structlog.get_logger()
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, rename={"place": "in"}):
+    """One thing that is wrong with a request.
+
+    `pointer` says where in the body, as a JSON pointer in a URI fragment; `parameter` says which parameter, and `place`
+    (in JSON `in`) where that one stands.
+    """
+
+    detail: str
+    pointer: str | UnsetType = UNSET
+    parameter: str | UnsetType = UNSET
+    place: str | UnsetType = UNSET
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """A problem document. `type` is `about:blank` where the status says all there is to say."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | UnsetType = UNSET
+    errors: list[Fault] | UnsetType = UNSET
+
+
+STATUSES: Final[Mapping[type[Exception], HTTPStatus]] = {
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    OrderUnknown: HTTPStatus.NOT_FOUND,
+    EventError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidId: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidPage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    SessionTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ValidationException: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BrokerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    EpochMissing: HTTPStatus.SERVICE_UNAVAILABLE,
+    FactsUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    JetStreamRefused: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoPosition: HTTPStatus.SERVICE_UNAVAILABLE,
+    StreamMissing: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""What each condition is in HTTP; a class stands for those below it. What is not here is nobody's fault but ours."""
+
+# By RFC 9110: Python's own phrases for these differ from version to version.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+_NO_DETAIL = {
+    HTTPStatus.SERVICE_UNAVAILABLE: "What this answer depends on is out of reach for the moment; try again soon.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Something went wrong here; the log has it under this document's instance.",
+}
+
+
+def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The answer to a request that ended in `error`; what is not the client's fault is logged."""
+    status = status_of(error)
+    problem = problem_of(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        problem = msgspec.structs.replace(problem, instance=f"urn:uuid:{uuid4()}")
+        _log(request, error, problem)
+    return Response(
+        msgspec.json.encode(problem), status_code=status, media_type=MEDIA_TYPE, headers=_headers(error, status)
+    )
+
+
+EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: problem_response}
+"""For the application: one handler for whatever is raised, Litestar's own errors included."""
+
+
+def status_of(error: Exception) -> int:
+    """The status of an error's answer."""
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind]
+    return error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem_of(error: Exception) -> Problem:
+    """What is told of an error."""
+    status = status_of(error)
+    return Problem(
+        type=_type(error),
+        title=_TITLES.get(status) or HTTPStatus(status).phrase,
+        status=status,
+        detail=_detail(error, status),
+        errors=_faults(error),
+    )
+
+
+def _type(error: Exception) -> str:
+    """Of our own conditions the name, in words; the status is enough for Litestar's."""
+    if isinstance(error, HTTPException) or status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "about:blank"
+    return "urn:passline:problem:" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(error).__name__).lower()
+
+
+def _detail(error: Exception, status: int) -> str:
+    if isinstance(error, ValidationException):
+        return "; ".join(f"{fault.parameter}: {fault.detail}" for fault in _parameter_faults(error)) or error.detail
+    if status in _NO_DETAIL:
+        return _NO_DETAIL[HTTPStatus(status)]
+    detail = error.detail if isinstance(error, HTTPException | EventError | Unauthorized | Forbidden) else str(error)
+    return detail if detail[-1:] in ".!?" else f"{detail[:1].upper()}{detail[1:]}."
+
+
+def _faults(error: Exception) -> list[Fault] | UnsetType:
+    if isinstance(error, ValidationException):
+        return _parameter_faults(error) or UNSET
+    if isinstance(error, EventError):
+        return [Fault(detail=error.detail, pointer=f"#{error.path}")]
+    return UNSET
+
+
+def _parameter_faults(error: ValidationException) -> list[Fault]:
+    """What Litestar found wrong with a request's parameters."""
+    found = error.extra if isinstance(error.extra, list) else []
+    return [
+        Fault(
+            detail=_in_words(each["message"]),
+            parameter=each.get("key", UNSET),
+            place=str(each["source"]) if "source" in each else UNSET,
+        )
+        for each in found
+    ]
+
+
+def _in_words(message: str) -> str:
+    """An id's pattern says less to a person than what an id is."""
+    return str(InvalidId("")) if message.endswith(f"matching regex {ID_PATTERN!r}") else message
+
+
+def _headers(error: Exception, status: int) -> dict[str, str]:
+    headers = {"cache-control": "no-store"}
+    if isinstance(error, HTTPException) and error.headers:
+        headers |= error.headers
+    if isinstance(error, Unauthorized | InsufficientScope):
+        headers["www-authenticate"] = error.www_authenticate()
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["retry-after"] = retry_after()
+    return headers
+
+
+def retry_after() -> str:
+    """The value of a `Retry-After` header: seconds, a different number for each."""
+    return str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreads load, guards nothing
+
+
+def _log(request: Request[Any, Any, Any], error: Exception, problem: Problem) -> None:
+    """By the route's template: a path may name a person, and a query anything."""
+    fields = {
+        "instance": problem.instance,
+        "method": request.scope["method"],
+        "route": request.scope.get("path_template", ""),
+        "error": type(error).__name__,
+    }
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        log.warning("request.unavailable", reason=str(error), **fields)
+    else:
+        log.error("request.failed", exc_info=error, **fields)

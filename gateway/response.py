@@ -1,0 +1,147 @@
+"""The stream response: the head, then whatever the hub writes, until the stream is cut.
+
+Every end is a cut, without the last chunk: some clients take an orderly end for "done" and never come back. So the
+ASGI callable returns without completing the body, and the server closes the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gateway.sse import CONTENT_TYPE
+from streams.hub import SubscriptionRefused
+from streams.subscriber import End, Grant, Subscriber
+
+if TYPE_CHECKING:
+    from litestar.types import Receive, Scope, Send
+
+    from gateway.sse import SseEncoder
+    from streams.hub import Hub
+    from streams.topics import Feed
+
+BUFFER_BYTES = 64 * 1024
+"""What a connection holds for a client that does not read, beside one frame; beyond it the subscriber is paused."""
+
+STREAM_HEADERS = (
+    (b"content-type", CONTENT_TYPE),
+    # Proxies must neither keep, nor compress, nor collect what passes.
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class StreamResponse:
+    """An ASGI application that is one stream: `opening` is written first, then the events of `feeds` past `start`.
+
+    Where `opening` is None this is a soft refusal: 200, a time to come back, and a body that is cut. It is the one
+    answer that browsers, the npm client and fetch clients all take as "come back later".
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        encoder: SseEncoder,
+        *,
+        feeds: tuple[Feed, ...] = (),
+        start: int = 0,
+        grant: Grant | None = None,
+        opening: bytes | None = None,
+    ) -> None:
+        self._hub = hub
+        self._encoder = encoder
+        self._feeds = feeds
+        self._start = start
+        self._grant = grant
+        self._opening = opening
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - an ASGI application
+        """Subscribe, and send what the hub writes until one side ends it."""
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        if self._opening is not None and self._grant is not None:
+            connection = AsgiConnection(send)
+            subscriber = Subscriber(
+                connection,
+                tuple(feed.key for feed in self._feeds),
+                tuple(feed.filter for feed in self._feeds),
+                self._start,
+                self._grant,
+            )
+            connection.subscriber = subscriber
+            try:
+                self._hub.subscribe(subscriber, self._opening)
+            except SubscriptionRefused:
+                pass  # what follows is the refusal
+            else:
+                await connection.run(receive)
+                return
+        await send({"type": "http.response.body", "body": self._encoder.retry(), "more_body": True})
+
+
+class AsgiConnection:
+    """A `streams.subscriber.Connection` over an ASGI `send`, with a bounded buffer between the hub and the socket."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._finished = False
+        self._sender: asyncio.Task[None] | None = None
+        self.subscriber: Subscriber
+
+    def write(self, data: bytes) -> None:
+        """Take the bytes; pause the subscriber where too much waits."""
+        self._waiting.append(data)
+        self._size += len(data)
+        self._wake.set()
+        if self._size > BUFFER_BYTES and not self.subscriber.paused:
+            self.subscriber.pause()
+
+    def finish(self, data: bytes) -> None:
+        """Send all that was taken and `data`, then end."""
+        self._waiting.append(data)
+        self._finished = True
+        self._wake.set()
+
+    def abort(self) -> None:
+        """End at once; what was not sent is dropped."""
+        self._finished = True
+        self._waiting.clear()
+        self._wake.set()
+        if self._sender is not None:
+            self._sender.cancel()
+
+    async def run(self, receive: Receive) -> None:
+        """Send until the stream is finished, aborted, or the client has gone."""
+        self._sender = asyncio.create_task(self._send_all())
+        watcher = asyncio.create_task(self._watch(receive))
+        try:
+            await asyncio.wait({self._sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.subscriber.close(End.GONE)
+            for task in (self._sender, watcher):
+                task.cancel()
+            await asyncio.gather(self._sender, watcher, return_exceptions=True)
+
+    async def _send_all(self) -> None:
+        while not (self._finished and not self._waiting):
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                data = b"".join(self._waiting)
+                self._waiting.clear()
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+                self._size -= len(data)
+                if not self.subscriber.closed:
+                    self._read_on()
+
+    def _read_on(self) -> None:
+        if self.subscriber.paused and self._size <= BUFFER_BYTES:
+            self.subscriber.resume()
+        else:
+            self.subscriber.progressed()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass

@@ -1,0 +1,46 @@
+"""Whether this process lives, and whether it should be sent clients. Nobody needs a token to ask."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+
+from gateway.authentication import PUBLIC
+from gateway.openapi import refusals
+from gateway.process import Readiness
+
+_NEVER_KEPT = {"cache-control": "no-store"}
+
+
+class Life(msgspec.Struct, frozen=True):
+    """This process answers."""
+
+    live: bool
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether this process should be sent clients, and why, in words for an operator."""
+
+    ready: bool
+    reason: str
+
+
+@get("/health/live", summary="Does this process answer?", tags=["health"], opt=dict(PUBLIC), responses=refusals())
+async def live() -> Response[Life]:
+    """If not, start it anew."""
+    return Response(Life(live=True), headers=_NEVER_KEPT)
+
+
+@get(
+    "/health/ready",
+    summary="Should this process be sent clients?",
+    tags=["health"],
+    opt=dict(PUBLIC),
+    responses=refusals() | {503: ResponseSpec(Health, generate_examples=False, description="Not now.")},
+)
+async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
+    """Red before the first catch-up, while draining, and while the log is not the one that was read before."""
+    health = Health(ready=readiness.ready, reason=readiness.reason)
+    return Response(health, status_code=200 if health.ready else 503, headers=_NEVER_KEPT)

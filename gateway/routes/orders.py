@@ -1,0 +1,139 @@
+"""The state of orders, from the projection, each answer with the cursor that it is true at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, TypeAlias
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+
+from auth.claims import Claims
+from auth.errors import NotAllowed
+from gateway.authentication import Carrier
+from gateway.authorization import may_see_order, may_see_restaurant
+from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
+from streams.cursor import Cursor
+from streams.facts import Decision, Facts, FactsUnavailable
+from streams.snapshots import MAX_PAGE, CustomerOrder, OrderOwner, Page, RestaurantOrder
+
+APPLIED_WITHIN_SECONDS = 2.0
+"""So long an order that the log has may take to reach the projection before its reader is told to come back."""
+
+_POLL_SECONDS = 0.02
+_NEVER_KEPT = {"cache-control": "no-store"}
+
+Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="The most orders of this page.")]
+After: TypeAlias = Annotated[str | None, QueryParameter(max_length=96, description="The `next` of the page before.")]
+Asker: TypeAlias = Request[Claims, Carrier, State]
+
+
+class OrdersPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Orders, oldest first. `next` is the `after` of the page that follows, null at the end.
+
+    A stream from `cursor` on brings what has happened since.
+    """
+
+    orders: list[RestaurantOrder]
+    next: str | None
+    cursor: str
+
+
+class OrderState(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as whoever asks may see it, at `cursor`."""
+
+    order: RestaurantOrder | CustomerOrder
+    cursor: str
+
+
+@get(
+    "/restaurants/{restaurant_id:str}/orders/new",
+    summary="Orders that wait for the restaurant's answer",
+    tags=["orders"],
+    security=[BEARER, SESSION],
+    responses=refusals(401, 403, 422, 503),
+)
+async def new_orders(
+    request: Asker,
+    restaurant_id: RestaurantId,
+    facts: NamedDependency[Facts],
+    limit: Limit = 100,
+    after: After = None,
+) -> Response[OrdersPage]:
+    """Placed, and paid or not yet paid; for the restaurant's owner and staff."""
+    async with facts.reading() as decision:
+        await may_see_restaurant(decision, request.user, restaurant_id)
+        return _page(decision, await decision.sql.new_orders(restaurant_id, limit, after))
+
+
+@get(
+    "/restaurants/{restaurant_id:str}/orders/active",
+    summary="Orders that the restaurant is busy with",
+    tags=["orders"],
+    security=[BEARER, SESSION],
+    responses=refusals(401, 403, 422, 503),
+)
+async def active_orders(
+    request: Asker,
+    restaurant_id: RestaurantId,
+    facts: NamedDependency[Facts],
+    limit: Limit = 100,
+    after: After = None,
+) -> Response[OrdersPage]:
+    """Accepted, in preparation, or ready; for the restaurant's owner and staff."""
+    async with facts.reading() as decision:
+        await may_see_restaurant(decision, request.user, restaurant_id)
+        return _page(decision, await decision.sql.active_orders(restaurant_id, limit, after))
+
+
+@get(
+    "/orders/{order_id:str}",
+    summary="One order",
+    tags=["orders"],
+    security=[BEARER, SESSION],
+    responses=refusals(401, 403, 404, 422, 503),
+)
+async def read_order(request: Asker, order_id: OrderId, facts: NamedDependency[Facts]) -> Response[OrderState]:
+    """For the customer who placed it, and for the restaurant's owner and staff, each with what they may see.
+
+    An order that nobody has heard of is waited for: it may be on its way.
+    """
+    owner = await facts.owner(order_id)
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + APPLIED_WITHIN_SECONDS
+    while True:
+        async with facts.reading() as decision:
+            order = await _as_seen_by(request.user, order_id, owner, decision)
+            if order is not None:
+                return Response(OrderState(order=order, cursor=_cursor(decision)), headers=_NEVER_KEPT)
+        if clock() >= deadline:
+            raise FactsUnavailable("the order is in the log and not in the projection yet")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _as_seen_by(
+    claims: Claims, order_id: str, owner: OrderOwner, decision: Decision
+) -> RestaurantOrder | CustomerOrder | None:
+    """The order for its restaurant, else for its customer; None while the projection has not come to it.
+
+    Raises:
+        NotAllowed: it is somebody else's.
+    """
+    try:
+        await may_see_restaurant(decision, claims, owner.restaurant_id)
+    except NotAllowed:
+        may_see_order(claims, owner)
+        return await decision.sql.order_snapshot_for_customer(order_id)
+    return await decision.sql.order_snapshot_for_restaurant(order_id)
+
+
+def _page(decision: Decision, page: Page) -> Response[OrdersPage]:
+    return Response(OrdersPage(orders=page.orders, next=page.next, cursor=_cursor(decision)), headers=_NEVER_KEPT)
+
+
+def _cursor(decision: Decision) -> str:
+    position = decision.sql.position
+    return str(Cursor(position.epoch, position.sequence))

@@ -1,0 +1,302 @@
+"""What an operator sets: one frozen struct, read once from `PASSLINE_…` variables and the command's options.
+
+To add a setting: one field, with its unit in its name, how it is read, its default, and what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_type_hints
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from gateway.errors import GatewayError
+from streams.credentials import ROLES, Role, password_variable
+from streams.database import parse_url
+
+_PREFIX = "PASSLINE_"
+_PASSWORDS = {password_variable(role): role for role in ROLES}
+
+
+class SettingsInvalid(GatewayError, ValueError):
+    """Settings that can't be used.
+
+    `reasons` has a line for each: which variable or option, what is wrong with it, and what would be right.
+    """
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("\n".join(reasons))
+        self.reasons = tuple(reasons)
+
+
+class Secret(str):
+    """A text that is or may contain a password: it never shows in a repr."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+# ── How a value is read: from its text, or ValueError with what is wrong and what would be right ─────────────────────
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:  # nor is NaN
+            raise ValueError(f"{text!r} is not a number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text.lower()
+
+    return read
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError(f"{text!r} is neither 'true' nor 'false'")
+
+
+def _line(text: str) -> str:
+    if len(text) > 256 or not text.isprintable():
+        raise ValueError("the value is not one line of at most 256 printable characters")
+    return text
+
+
+def _prefix(text: str) -> str:
+    if len(text) > 64 or not text.isprintable():
+        raise ValueError("the value is not at most 64 printable characters")
+    return text
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError(f"{text!r} is not a path")
+    return Path(text).expanduser()
+
+
+def _password(text: str) -> Secret:
+    """nats-server reads the same variable, where a value may stand in quotes (see nats.conf)."""
+    for quotes in ('"', "'"):
+        if len(text) > 2 and text.startswith(quotes) and text.endswith(quotes):
+            return Secret(text[1:-1])
+    return Secret(text)
+
+
+def _database_url(text: str) -> Secret:
+    parse_url(text)  # its error is a ValueError, and never repeats the address
+    return Secret(text)
+
+
+def _nats_url(text: str) -> Secret:
+    for server in text.split(","):
+        try:
+            parts = urlsplit(server.strip())
+            usable = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or parts.path.strip("/") or parts.query or parts.fragment:
+            raise ValueError("the value is not nats://host:port, or several of them with commas between")
+    return Secret(text)
+
+
+def _origin(text: str) -> str:
+    """As a browser writes an origin (RFC 6454 section 6.2): lower case, no path, not the scheme's own port."""
+    wanted = "an origin is exactly what browsers send, as in https://app.example or http://localhost:3000"
+    if "*" in text:
+        raise ValueError(f"{text!r} stands for many origins, and any of their pages could use a session; name each")
+    try:
+        parts = urlsplit(text.removesuffix("/"))
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        raise ValueError(f"{text!r} is not an origin; {wanted}") from None
+    name = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    written = f"{parts.scheme}://{name}" + ("" if port in (None, default) else f":{port}")
+    if not host or default is None or not text.isascii() or written != text.removesuffix("/").lower():
+        raise ValueError(f"{text!r} is not an origin; {wanted}")
+    return written
+
+
+def _origins(text: str) -> frozenset[str]:
+    return frozenset(_origin(each.strip()) for each in text.split(",") if each.strip())
+
+
+# ── The settings ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that can be set. A field `name` is the variable `PASSLINE_NAME`; an empty variable counts as not set.
+
+    `from_environment` checks; the constructor trusts.
+    """
+
+    data_dir: Annotated[Path, _path, "directory of the embedded broker, the SQLite file and the keys"] = Path(
+        "passline-data"
+    )
+    host: Annotated[str, _line, "address to listen on"] = "127.0.0.1"
+    port: Annotated[int, _whole(0, 65_535), "TCP port to listen on; 0 takes any free one"] = 8000
+    workers: Annotated[int, _whole(1, 64), "gateway processes that share the port"] = 1
+    public_url: Annotated[str | None, _origin, "scheme, host and port as browsers see them, where a proxy stands"] = (
+        None
+    )
+
+    nats_url: Annotated[Secret | None, _nats_url, "an existing broker; none is started then"] = None
+    nats_passwords: Annotated[Mapping[Role, Secret], None, "for each of nats.conf's users"] = {}
+    broker_request_seconds: Annotated[
+        float, _number(0.1, 60), "for a request to the broker in all, its retries included"
+    ] = 2.0
+    database_url: Annotated[Secret | None, _database_url, "the projection; by default a SQLite file in data_dir"] = None
+    statement_seconds: Annotated[float, _number(0.1, 60), "for one SQL statement, waiting for locks included"] = 2.0
+
+    heartbeat_seconds: Annotated[float, _number(0.05, 300), "without traffic until a stream's heartbeat"] = 15.0
+    retry_ms: Annotated[int, _whole(500, 600_000), "after which clients come back, half of it more or less"] = 2000
+    window_events: Annotated[int, _whole(1, 100_000_000), "newest events that a process keeps in memory"] = 100_000
+    window_bytes: Annotated[int, _whole(1024, 1 << 40), "that these events may take in memory"] = 64 * 1024 * 1024
+    progress_seconds: Annotated[float, _number(0.1, 3600), "that a client may read nothing before it is cut"] = 30.0
+    drain_seconds: Annotated[float, _number(0, 600), "over which streams are closed when the process ends"] = 10.0
+
+    token_issuer: Annotated[str, _line, "the claim `iss` of accepted tokens"] = "passline"  # noqa: S105 - a name
+    token_audience: Annotated[str, _line, "what the claim `aud` of them must name"] = "passline"  # noqa: S105 - a name
+    token_key_file: Annotated[
+        Path | None, _path, "the issuer's public key in PEM; by default a development key made in data_dir"
+    ] = None
+    token_identity_claim: Annotated[str, _line, "the one claim that says who it is"] = "sub"  # noqa: S105 - a name
+    token_prefix: Annotated[str, _prefix, "stands before each identity of the issuer"] = ""
+    token_restaurants: Annotated[bool, _switch, "whether the issuer's claim `restaurants` is believed"] = True
+    token_max_life_seconds: Annotated[int, _whole(60, 86_400), "that a token may be valid for"] = 86_400
+
+    cors_origins: Annotated[
+        frozenset[str], _origins, "other origins whose pages may use this gateway, with commas between"
+    ] = frozenset()
+    insecure_cookies: Annotated[bool, _switch, "session cookies without `Secure`, for networks without TLS"] = False
+
+    log_format: Annotated[Literal["auto", "json", "console"], _choice("auto", "json", "console"), "of the log"] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _choice("debug", "info", "warning", "error"),
+        "of the least important lines that are logged",
+    ] = "info"
+
+    notices: Annotated[tuple[str, ...], None, "what an operator should be told at the start, a line each"] = ()
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], **options: object) -> Self:
+        """The settings in `environ`, and before them the command's `options` by field name; one that is None counts as
+        not given.
+
+        A variable `PASSLINE_…` that is no setting is not refused, since it may be a newer version's or the operator's
+        own (`PASSLINE_TOKEN`, say), but told in `notices` with the setting whose name is nearest.
+
+        Raises:
+            SettingsInvalid: with everything that is wrong, not just the first.
+        """
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for field, (read, purpose) in _READERS.items():
+            source, given = _given(field, environ, options)
+            if given is None:
+                continue
+            try:
+                values[field] = read(given)
+            except ValueError as error:
+                wrong.append(f"{source}: {error} ({purpose})")
+        values["nats_passwords"] = {
+            role: _password(environ[name]) for name, role in _PASSWORDS.items() if environ.get(name)
+        }
+        settings = cls(**values, notices=tuple(_unknown(environ)))
+        wrong.extend(_contradictions(settings))
+        if wrong:
+            raise SettingsInvalid(wrong)
+        return settings
+
+    @property
+    def sql_url(self) -> str:
+        """Where the projection is: never to be logged, it may contain a password."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'passline.db'}"
+
+    @property
+    def browser_scheme(self) -> str:
+        """The scheme that browsers see: this process itself speaks plain HTTP, TLS is the proxy's."""
+        return urlsplit(self.public_url).scheme if self.public_url else "http"
+
+    def external_nats_url(self, role: Role) -> str | None:
+        """Where the existing broker is and how `role` gets in, None where there is none: never to be logged.
+
+        User and password in `nats_url` hold for every role; without them a role's user is its name in nats.conf.
+        """
+        if self.nats_url is None or "@" in self.nats_url or role not in self.nats_passwords:
+            return self.nats_url
+        scheme, _, servers = self.nats_url.strip().partition("://")
+        return f"{scheme}://{role}:{quote(self.nats_passwords[role], safe='')}@{servers}"
+
+
+def _readers() -> dict[str, tuple[Callable[[str], Any], str]]:
+    hints = get_type_hints(Settings, include_extras=True)
+    notes = {field: hints[field].__metadata__ for field in Settings.__struct_fields__}
+    return {field: (read, purpose) for field, (read, purpose) in notes.items() if read is not None}
+
+
+_READERS = _readers()
+
+
+def _variable(field: str) -> str:
+    return _PREFIX + field.upper()
+
+
+def _given(field: str, environ: Mapping[str, str], options: Mapping[str, object]) -> tuple[str, str | None]:
+    """Where a field was set, as its operator knows that place, and to what."""
+    option = options.get(field)
+    if option is not None:
+        return f"--{field.replace('_', '-')}", str(option)
+    return _variable(field), environ.get(_variable(field)) or None
+
+
+def _unknown(environ: Mapping[str, str]) -> list[str]:
+    known = {name.removeprefix(_PREFIX) for name in (*map(_variable, _READERS), *_PASSWORDS)}
+    ours = sorted(name.removeprefix(_PREFIX) for name in environ if name.startswith(_PREFIX))
+    return [_told(name, get_close_matches(name, known, n=1, cutoff=0.65)) for name in ours if name not in known]
+
+
+def _told(name: str, near: list[str]) -> str:
+    return f"{_PREFIX}{name} is no setting" + "".join(f"; is {_PREFIX}{each} meant?" for each in near)
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    told = []
+    if settings.insecure_cookies and settings.browser_scheme == "https":
+        told.append(
+            f"{_variable('insecure_cookies')}: browsers see {settings.public_url}, so session cookies can and must be "
+            f"secure; unset this, or mend {_variable('public_url')}"
+        )
+    return told

@@ -1,0 +1,175 @@
+"""The streams EVENTS and DEAD: made where they are missing, and what differs told where they exist."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from streams.broker import StreamInfo, ask_jetstream, stream_info
+from streams.errors import JetStreamRefused, StreamMissing
+from streams.log import EVENTS, epoch_of
+from streams.subjects import EVENT_SUBJECTS
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+DEAD = "DEAD"
+
+# Making a stream moves files about and in a cluster elects a leader.
+PROVISION_SECONDS = 10.0
+
+# An event of 64 KB and 8 KB of headers; a dead letter carries that and the reason as JSON.
+MAX_EVENT_MESSAGE_BYTES = (64 + 8) * 1024
+MAX_DEAD_MESSAGE_BYTES = 192 * 1024
+
+_SECOND = 1_000_000_000
+
+# An `err_code` of JetStream's API.
+_STREAM_NAME_IN_USE = 10058
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """What an operator may choose about the streams. Bytes are reserved on the disk when a stream is made."""
+
+    max_age_seconds: int = 7 * 86_400
+    max_bytes: int = 4 * 1024**3
+    replicas: int = 1
+    dead_max_age_seconds: int = 30 * 86_400
+    dead_max_bytes: int = 256 * 1024**2
+
+
+class Drift(NamedTuple):
+    """A field of a stream's configuration that is not as it should be, in the server's own terms."""
+
+    stream: str
+    field: str
+    wanted: object
+    found: object
+
+
+class Provisioned(NamedTuple):
+    epoch: str
+    drift: tuple[Drift, ...]
+
+
+# Each of these makes holes inside the log, changes its subjects, or acknowledges what is not on the disk.
+_MUST_BE_OFF = (
+    *("allow_rollup_hdrs", "allow_msg_ttl", "allow_msg_schedules", "allow_msg_counter", "subject_delete_marker_ttl"),
+    *("mirror", "sources", "subject_transform", "discard_new_per_subject", "no_ack", "sealed"),
+)
+
+
+async def provision(client: Client, settings: StreamSettings) -> Provisioned:
+    """Make EVENTS and DEAD where they are missing; leave as they are where they exist, and tell what differs.
+
+    Any number of processes may do so at once. The user is `admin`. Raises EpochMissing, JetStreamRefused (as when
+    the disk has no room for `max_bytes`), BrokerUnavailable.
+    """
+    events = {**_events_configuration(settings), "metadata": {"epoch": _new_epoch()}}
+    dead = _dead_configuration(settings)
+    found_events = await _ensure(client, events)
+    found_dead = await _ensure(client, dead)
+    drift = (*_drift(events, found_events), *_drift(dead, found_dead))
+    for difference in drift:
+        log.warning("broker.drift", **difference._asdict())
+    return Provisioned(epoch_of(found_events), drift)
+
+
+async def bump_epoch(client: Client) -> str:
+    """Give EVENTS a new epoch, so that every position in it from before is told from one after; change nothing else.
+
+    The user is `admin`. Raises StreamMissing, JetStreamRefused, BrokerUnavailable.
+    """
+    configuration = (await stream_info(client, EVENTS)).config
+    epoch = _new_epoch()
+    configuration["metadata"] = {**configuration.get("metadata", {}), "epoch": epoch}
+    await ask_jetstream(client, f"STREAM.UPDATE.{EVENTS}", configuration, StreamInfo, budget_seconds=PROVISION_SECONDS)
+    log.info("broker.epoch_bumped", epoch=epoch)
+    return epoch
+
+
+def _events_configuration(settings: StreamSettings) -> dict[str, Any]:
+    """Append-only and without holes inside, so that a reader can prove sequence + 1."""
+    return {
+        **_bounded(EVENTS, EVENT_SUBJECTS, settings.max_age_seconds, settings.max_bytes, settings.replicas),
+        "max_msg_size": MAX_EVENT_MESSAGE_BYTES,
+        "duplicate_window": min(600, settings.max_age_seconds) * _SECOND,
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_direct": True,
+    }
+
+
+def _dead_configuration(settings: StreamSettings) -> dict[str, Any]:
+    age = settings.dead_max_age_seconds
+    return {
+        **_bounded(DEAD, ("dead.>",), age, settings.dead_max_bytes, settings.replicas),
+        "max_msg_size": MAX_DEAD_MESSAGE_BYTES,
+        # A worker publishes before it commits, and may try again for as long as its database is away.
+        "duplicate_window": min(86_400, age) * _SECOND,
+    }
+
+
+def _bounded(name: str, subjects: tuple[str, ...], age: int, size: int, replicas: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "subjects": list(subjects),
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "max_age": age * _SECOND,
+        "max_bytes": size,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_consumers": -1,
+        "num_replicas": replicas,
+    }
+
+
+async def _ensure(client: Client, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a stream that was there or that we made."""
+    name = wanted["name"]
+    try:
+        return (await stream_info(client, name)).config
+    except StreamMissing:
+        pass
+    try:
+        made = await ask_jetstream(
+            client, f"STREAM.CREATE.{name}", wanted, StreamInfo, budget_seconds=PROVISION_SECONDS
+        )
+        log.info("broker.stream_made", stream=name)
+    except JetStreamRefused as refusal:
+        if refusal.err_code != _STREAM_NAME_IN_USE:
+            raise
+        # Another process was faster, with an epoch of its own.
+        made = await stream_info(client, name)
+    return made.config
+
+
+def _drift(wanted: dict[str, Any], found: dict[str, Any]) -> list[Drift]:
+    """Compared as the server tells it, which leaves out what is off. The epoch is the stream's own."""
+    name = wanted["name"]
+    drift = [
+        Drift(name, key, value, found.get(key))
+        for key, value in wanted.items()
+        if key != "metadata" and _comparable(value) != _comparable(found.get(key))
+    ]
+    drift += [Drift(name, key, None, found[key]) for key in _MUST_BE_OFF if found.get(key)]
+    if found.get("persist_mode", "default") != "default":
+        drift.append(Drift(name, "persist_mode", "default", found["persist_mode"]))
+    return drift
+
+
+def _comparable(value: object) -> object:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _new_epoch() -> str:
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))

@@ -1,0 +1,134 @@
+"""Making the projection anew from the log, beside the live one.
+
+What is older than the log comes from the present tables, the rest from the log, through the same code that applies it
+live. It goes into temporary tables, which disturb nobody and vanish with the connection if the rebuild does not come to
+its end. Then one transaction puts it in the place of the present rows, together with the position. It is copied rather
+than renamed: rows obey the snapshots of readers that are under way, a renamed table would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import structlog
+from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from streams.applying import apply_entries, seen_before
+from streams.database import DatabaseBusy, answering, connected, execute, transaction
+from streams.entry import Entry
+from streams.errors import StreamsError
+from streams.projection import Position, put_position, read_position
+from streams.tables import LIVE, SHADOW, shadow_metadata
+
+ReadLog: TypeAlias = Callable[[int], AsyncIterator[Sequence[Entry]]]
+
+_log = structlog.get_logger()
+
+
+class WrongEpoch(StreamsError):
+    """The tables belong to another epoch of the log. Nothing was changed."""
+
+    def __init__(self, found: str, wanted: str) -> None:
+        super().__init__(f"the projection is of epoch {found}, the log of {wanted}: run `passline epoch bump` first")
+        self.found = found
+        self.wanted = wanted
+
+
+async def rebuild(
+    engine: AsyncEngine, *, epoch: str, first: int, read: ReadLog, progress: Callable[[int], None]
+) -> Position:
+    """Make the projection anew and return the position that it is true at then.
+
+    `first` is the log's first sequence. `read(after)` gives the entries that follow `after` in batches and ends at the
+    log's head. `progress` is told the last sequence of each batch. Nothing is published and nothing set aside.
+
+    A live worker goes on meanwhile. If it is further than what was read here, reading goes on, too; once it is not,
+    the swap fences it out, and it continues from the new position.
+
+    Raises:
+        WrongEpoch: the position is of another epoch than `epoch`.
+        DatabaseUnavailable
+    """
+    async with _workshop(engine) as connection:
+        reached = await _begin(connection, epoch, first)
+        while True:
+            async for entries in read(reached.sequence):
+                if not entries:
+                    continue
+                async with transaction(connection):
+                    await apply_entries(connection, SHADOW, entries)
+                reached = Position(epoch, entries[-1].sequence, entries[-1].time)
+                progress(reached.sequence)
+            if await _swap(connection, reached):
+                return reached
+            _log.info("projection.rebuild_goes_on", sequence=reached.sequence)
+
+
+@asynccontextmanager
+async def _workshop(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection without limits, which is not used again: temporary tables and settings end with it."""
+    async with connected(engine, statement_seconds=None) as connection:
+        try:
+            if engine.dialect.name == "postgresql":
+                async with transaction(connection):
+                    await execute(connection, text("SET SESSION statement_timeout = 0"))
+            yield connection
+        finally:
+            await connection.invalidate()
+
+
+async def _begin(connection: AsyncConnection, epoch: str, first: int) -> Position:
+    async with transaction(connection):
+        live = await read_position(connection)
+        if live is not None and live.epoch != epoch:
+            raise WrongEpoch(live.epoch, epoch)
+        async with answering(connection):
+            await connection.run_sync(shadow_metadata.create_all, checkfirst=False)
+        await _copy_older(connection, first)
+    if live is not None and live.sequence < first - 1:
+        _log.warning("projection.rebuild_gap", first_lost=live.sequence + 1, last_lost=first - 1)
+    is_at_first = live is not None and live.sequence == first - 1
+    return Position(epoch, first - 1, live.time if live is not None and is_at_first else 0.0)
+
+
+async def _copy_older(connection: AsyncConnection, first: int) -> None:
+    """Take over what the log no longer tells.
+
+    An order that began before the log's first entry and went on after it is taken as it is now: what the log still
+    tells is applied to it again and decides. For that it must not count as a repetition.
+    """
+    for table, shadow in zip(LIVE, SHADOW, strict=True):
+        since = table.c.first_sequence if table is LIVE.orders else table.c.sequence
+        older = select(*table.c).where(since < first)
+        await execute(connection, insert(shadow).from_select(table.c.keys(), older))
+    orders = SHADOW.orders
+    columns = (orders.c.order_id, orders.c.applied, orders.c.first_sequence)
+    going_on = (await execute(connection, select(*columns).where(orders.c.last_sequence >= first))).all()
+    rows = [
+        {"key": order.order_id, "applied": seen_before(first, order.applied, order.first_sequence)}
+        for order in going_on
+    ]
+    if rows:
+        await execute(connection, update(orders).where(orders.c.order_id == bindparam("key")), rows)
+
+
+async def _swap(connection: AsyncConnection, reached: Position) -> bool:
+    """Put the rebuilt rows in the place of the live ones, unless the live ones are further or can't be locked now."""
+    try:
+        async with transaction(connection, to_write=True):
+            live = await read_position(connection, locked=True)
+            if live is not None and live.epoch != reached.epoch:
+                raise WrongEpoch(live.epoch, reached.epoch)
+            if live is not None and live.sequence > reached.sequence:
+                return False
+            for table, shadow in zip(LIVE, SHADOW, strict=True):
+                await execute(connection, delete(table))
+                await execute(connection, insert(table).from_select(shadow.c.keys(), select(*shadow.c)))
+            await put_position(connection, live, reached)
+    except (DatabaseBusy, IntegrityError):  # IntegrityError: a worker has just begun the first row
+        return False
+    return True

@@ -1,0 +1,173 @@
+"""The projection's tables, in types that SQLite and PostgreSQL keep alike.
+
+A time that an event says is an integer of microseconds since 1970 in UTC: both databases give back exactly what was
+stored, and it sorts. The log's own time is a double of Unix seconds, as the broker's client gives it. A list of items
+or an amount of money is the JSON text of its struct.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+REACHED = (
+    "placed_at",
+    "paid_at",
+    "payment_failed_at",
+    "accepted_at",
+    "preparing_at",
+    "ready_at",
+    "delivered_at",
+    "rejected_at",
+    "cancelled_at",
+)
+"""When an order last reached each step, by what the event says (`occurredOnUtc`)."""
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_EARLIEST = (dt.datetime.min.replace(tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
+_LATEST = (dt.datetime.max.replace(tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
+
+
+def to_microseconds(time: dt.datetime) -> int:
+    """An aware time as the tables hold it.
+
+    RFC 3339 allows times whose UTC form lies outside the years 1 to 9999, such as the first hour of year 1 east of
+    Greenwich; they become the earliest or latest time that can be given back.
+    """
+    return min(max((time - _EPOCH) // _MICROSECOND, _EARLIEST), _LATEST)
+
+
+def from_microseconds(microseconds: int) -> dt.datetime:
+    """The aware UTC time that `to_microseconds` stored."""
+    return _EPOCH + microseconds * _MICROSECOND
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+position = Table(
+    "position",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", String(32), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("time", Double, nullable=False),
+    CheckConstraint("id = 1", name="single_row"),
+)
+"""How far the log is applied: one row, the fence of everything that writes to the other tables."""
+
+
+class Projected(NamedTuple):
+    """The tables that are a function of the log; a rebuild fills a set of its own."""
+
+    orders: Table
+    staff_roles: Table
+    staff_revocations: Table
+    staff_events: Table
+
+
+def _orders(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    return Table(
+        name,
+        target,
+        Column("order_id", String(64), primary_key=True),
+        Column("restaurant_id", String(64), nullable=False),
+        Column("customer_id", Text, nullable=False),
+        Column("customer_key", String(64), nullable=False),
+        Column("order_number", Text),
+        Column("customer_name", Text),
+        # The status after the order's latest event, as clients are told it.
+        Column("status", String(32)),
+        # The same without payments: how far the kitchen and the courier are. A refund that fails after the delivery
+        # makes the status PaymentFailed, and the order is no less delivered.
+        Column("stage", String(32)),
+        Column("payment_failed", Boolean, nullable=False),
+        Column("is_open", Boolean, nullable=False),
+        Column("items", Text),
+        Column("total", Text),
+        Column("platform_fee", Text),
+        Column("estimated_delivery_time", BigInteger),
+        Column("actual_delivery_time", BigInteger),
+        *(Column(each, BigInteger) for each in REACHED),
+        Column("last_update", BigInteger, nullable=False),
+        Column("first_sequence", BigInteger, nullable=False),
+        Column("last_sequence", BigInteger, nullable=False),
+        # Which events are in this row: 16 bytes each, see `streams.applying`.
+        Column("applied", LargeBinary, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _staff_roles(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    return Table(
+        name,
+        target,
+        Column("restaurant_id", String(64), primary_key=True),
+        Column("subject_key", String(64), primary_key=True),
+        Column("role", String(32), primary_key=True),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _staff_revocations(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    return Table(
+        name,
+        target,
+        Column("restaurant_id", String(64), primary_key=True),
+        Column("subject_key", String(64), primary_key=True),
+        Column("revoked_at", Double, nullable=False),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _staff_events(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    """Which staff events were applied, so that a late repetition of an assignment gives no role back."""
+    return Table(
+        name,
+        target,
+        Column("event_id", String(128), primary_key=True),
+        Column("restaurant_id", String(64), primary_key=True),
+        Column("subject_key", String(64), primary_key=True),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _projected(target: MetaData, prefix: str, prefixes: list[str]) -> Projected:
+    return Projected(
+        _orders(f"{prefix}orders", target, prefixes),
+        _staff_roles(f"{prefix}staff_roles", target, prefixes),
+        _staff_revocations(f"{prefix}staff_revocations", target, prefixes),
+        _staff_events(f"{prefix}staff_events", target, prefixes),
+    )
+
+
+LIVE = _projected(metadata, "", [])
+Index(None, LIVE.orders.c.restaurant_id, LIVE.orders.c.is_open, LIVE.orders.c.first_sequence, LIVE.orders.c.order_id)
+
+shadow_metadata = MetaData()
+SHADOW = _projected(shadow_metadata, "rebuilt_", ["TEMPORARY"])
+"""What a rebuild fills: seen by its own connection only, and gone with it."""

@@ -1,0 +1,181 @@
+"""The reader of this process: one, however many connections there are. What it reads goes to the facts, then the hub.
+
+It is also what notices that the log is not the one that it was: then every stream ends with `lagged`, and the verdict
+on the reconnect tells each client what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from streams.database import DatabaseUnavailable
+from streams.errors import StreamsError
+from streams.events import StaffEvent, UnknownEventType
+from streams.reader import HoleInLog, PlaceLost, PositionExpired, Reader, check_place
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from nats.aio.client import Client
+
+    from streams.entry import Entry
+    from streams.facts import Facts
+    from streams.hub import Hub
+    from streams.log import Log
+    from streams.projection import Position
+    from streams.window import Window
+
+_RETRY_SECONDS = 0.5
+
+_log = structlog.get_logger()
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a tail begins: in the log called `epoch`, past `position`. The log's last sequence was `head`."""
+
+    epoch: str
+    position: int
+    head: int
+
+
+class PositionMismatch(StreamsError):
+    """The projection's position means nothing in this log, which was made anew or restored from a backup."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: run `passline epoch bump`, which makes one history of the log and the database")
+
+
+async def find_place(log: Log, applied: Callable[[], Awaitable[Position | None]], window_entries: int) -> Place:
+    """Where a tail should begin: early enough for the facts and to fill the window, and within what is retained.
+
+    `applied` tells the projection's position; if its database is away, only the window counts.
+
+    Raises:
+        PositionMismatch: the projection is of another history.
+        StreamsError: the broker is away, or has no such stream.
+    """
+    try:
+        projection = await applied()
+    except DatabaseUnavailable as error:
+        _log.warning("tail.projection_unknown", reason=str(error))
+        projection = None
+    state = await log.state()
+    begin = state.last - window_entries
+    if projection is not None:
+        try:
+            await check_place(log, projection.epoch, projection.sequence, projection.time or None)
+        except PositionExpired as expired:
+            # The worker stops over this and says so; streams of what is left go on.
+            _log.error("tail.projection_expired", reason=str(expired))
+        except PlaceLost as lost:
+            raise PositionMismatch(str(lost)) from lost
+        begin = min(begin, projection.sequence)
+    return Place(state.epoch, max(state.first - 1, begin), state.last)
+
+
+class Tail:
+    """Reads the log for `hub` and `facts`.
+
+    `find_place` finds where to begin and `new_window` makes an empty window there. `is_ready` becomes true when the
+    head of the log as it was at the start is reached, and false again only while the log is of another history than
+    what was read of it; `mismatch` then says why. What stood up to `lost_upto` was lost by a hole in the log.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        log: Log,
+        hub: Hub,
+        facts: Facts,
+        *,
+        find_place: Callable[[], Awaitable[Place]],
+        new_window: Callable[[Place], Window],
+    ) -> None:
+        self._client = client
+        self._log = log
+        self._hub = hub
+        self._facts = facts
+        self._find_place = find_place
+        self._new_window = new_window
+        self.is_ready = False
+        self.mismatch: str | None = None
+        self.lost_upto = 0
+        self.skipped = 0
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        place = await self._settle(former_epoch=None)
+        while True:
+            reader = Reader(self._client, self._log, place.epoch, place.position)
+            try:
+                async with aclosing(reader.batches()) as batches:
+                    async for batch in batches:
+                        await self._dispatch(batch.entries)
+                        self.is_ready = self.is_ready or self._hub.head >= place.head
+                        await asyncio.sleep(0)  # a full log must not keep the connections from their turn
+            except (PositionExpired, HoleInLog) as lost:
+                _log.error("tail.place_lost", position=reader.position, reason=str(lost))
+                place = await self._settle(former_epoch=None, lost=lost)
+            except PlaceLost as lost:
+                _log.error("tail.history_lost", position=reader.position, reason=str(lost))
+                self.is_ready = False
+                self.mismatch = f"{lost}: run `passline epoch bump`"
+                # Every stream ends now; what they would read on is not what they have read.
+                self._hub.restart(self._new_window(Place(place.epoch, self._hub.head, self._hub.head)))
+                place = await self._settle(former_epoch=place.epoch)
+
+    async def _settle(self, *, former_epoch: str | None, lost: PlaceLost | None = None) -> Place:
+        """Find a place and begin there. After another history that is one of another epoch, which an operator makes."""
+        while True:
+            try:
+                place = await self._find_place()
+            except PositionMismatch as mismatch:
+                if self.mismatch is None:
+                    _log.error("tail.mismatch", reason=str(mismatch))
+                self.mismatch = str(mismatch)
+            except StreamsError as error:
+                _log.warning("tail.no_place", reason=str(error))
+            else:
+                if place.epoch != former_epoch:
+                    break
+            await asyncio.sleep(_RETRY_SECONDS)
+        if isinstance(lost, HoleInLog):
+            self.lost_upto = lost.found - 1
+            place = Place(place.epoch, max(place.position, self.lost_upto), place.head)
+        elif place.epoch != self._facts.epoch:
+            self.lost_upto = 0
+        self._facts.restart(place.epoch, place.position)
+        self._hub.restart(self._new_window(place))
+        self.mismatch = None
+        return place
+
+    async def _dispatch(self, entries: list[Entry]) -> None:
+        """Facts take effect between what stands before them and what stands after them."""
+        begin = 0
+        for index, entry in enumerate(entries):
+            if entry.problem is not None:
+                self._skip(entry)
+            if isinstance(entry.event, StaffEvent):
+                await self._fan_out(entries[begin:index])
+                begin = index
+                taken_back = self._facts.overlay.apply(entry)
+                if taken_back is not None:
+                    self._hub.revoke(taken_back, entry.sequence)
+            else:
+                self._facts.overlay.apply(entry)
+        await self._fan_out(entries[begin:])
+
+    async def _fan_out(self, entries: list[Entry]) -> None:
+        if entries:
+            for _ in self._hub.dispatch(entries):
+                await asyncio.sleep(0)
+
+    def _skip(self, entry: Entry) -> None:
+        self.skipped += 1
+        level = _log.info if isinstance(entry.problem, UnknownEventType) else _log.warning
+        level("tail.entry_skipped", sequence=entry.sequence, subject=entry.subject, reason=str(entry.problem))
