@@ -34,7 +34,7 @@ Identity: TypeAlias = Annotated[
     Meta(min_length=1, max_length=IDENTITY_LENGTH, description="What the issuer's token says; printable."),
 ]
 UtcTime: TypeAlias = Annotated[dt.datetime, Meta(tz=True, description="RFC 3339 with an offset.")]
-Text: TypeAlias = Annotated[str, Meta(max_length=512)]
+Text: TypeAlias = Annotated[str, Meta(max_length=512, pattern=r"^[^\x00]*$")]  # PostgreSQL holds no NUL
 
 
 class NotificationTarget(StrEnum):

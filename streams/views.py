@@ -6,6 +6,7 @@ A field that the event does not say is omitted; `null` means that it was cleared
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -63,7 +64,7 @@ def customer_order(event: OrderEvent, topic: str, status: str | None) -> Custome
     return CustomerOrderBroadcast(**_order_fields(event, topic, status), total=event.total)
 
 
-def _order_fields(event: OrderEvent, topic: str, status: str | None) -> dict[str, object]:
+def _order_fields(event: OrderEvent, topic: str, status: str | None) -> dict[str, Any]:
     return {
         "event_id": event.event_id,
         "occurred_on_utc": event.occurred_on_utc,

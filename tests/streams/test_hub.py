@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from streams import matrix
+from streams.events import OrderAccepted
 from streams.frames import Broadcast
 from streams.hub import DecisionOutdated, Draining
 from streams.subscriber import End, Grant, Subscriber
@@ -31,7 +34,7 @@ def test_subscribers_of_a_topic_are_written_the_same_bytes_object() -> None:
     written: list[bytes] = []
     for _ in range(3):
         _, connection = delivery.subscribe(R1)
-        connection.write = written.append  # type: ignore[method-assign]
+        connection.on_write = written.append
     delivery.dispatch(order_entry(1), order_entry(2))
     assert len(written) == 3
     assert written[0] == accepted_block(1, "restaurants/r1") + accepted_block(2, "restaurants/r1")
@@ -76,7 +79,7 @@ def test_client_behind_the_window_asks_for_a_replay_and_takes_a_page_once() -> N
     delivery.dispatch(*entries)
     subscriber, connection = delivery.subscribe(R1, at=0)
     assert delivery.behind == [subscriber]
-    assert not subscriber.live
+    assert subscriber.position == 0
     page = [Broadcast(entry) for entry in entries[:2]]
     subscriber.accept(page, 2)
     subscriber.accept(page, 2)
@@ -245,11 +248,9 @@ def test_faulty_view_harms_no_other_topic(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    from streams import matrix
-    from streams.events import OrderAccepted
-
     row = matrix.MATRIX[OrderAccepted]
-    monkeypatch.setitem(matrix.MATRIX, OrderAccepted, matrix.Row(row.to, row.name, row.status, broken))  # type: ignore[arg-type]
+    faulty = msgspec.structs.replace(row, restaurant_view=broken)
+    monkeypatch.setattr(matrix, "MATRIX", {**matrix.MATRIX, OrderAccepted: faulty})
     delivery.dispatch(entry)
     assert kitchen.received == b'event: stream.gap\ndata: {"eventId":"1","topic":"restaurants/r1"}\nid: e-1\n\n'
     assert customer.received == accepted_block(1, "orders/o1")

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from gateway.sse import SseEncoder
 from streams.entry import Entry, judge
+from streams.events import OrderEvent
 from streams.frames import Broadcast, Frames
 from streams.hub import DecisionOutdated, Hub
 from streams.subscriber import End, Grant, Subscriber
@@ -163,7 +164,7 @@ class Delivery(RuleBasedStateMachine):
         if entries:
             self.fan_out = self.hub.dispatch(entries)
             for _ in range(steps):
-                if self.fan_out and next(self.fan_out, self) is self:
+                if self.fan_out is not None and next(self.fan_out, self) is self:
                     self.fan_out = None
 
     @rule()
@@ -201,12 +202,12 @@ class Delivery(RuleBasedStateMachine):
     # -- clients ---------------------------------------------------------------------------------------------------
 
     @rule(target=clients, topics=TOPICS, back=st.integers(-3, 20), decided_before=st.sampled_from([0, 0, 0, 1, 3]))
-    def connect(self, topics: frozenset[str], back: int, decided_before: int) -> object:
+    def connect(self, topics: frozenset[str], back: int, decided_before: int) -> Client | MultipleResults[Client]:
         start = max(self.first - 1, min(self.hub.head - back, len(self.log)), 0)
         return self.open(topics, start, decided_before)
 
     @rule(target=clients, client=clients)
-    def come_back(self, client: Client) -> object:
+    def come_back(self, client: Client) -> Client | MultipleResults[Client]:
         """A client that was cut comes back with the last id it was sent, which may be older than what it has seen."""
         if not client.subscriber.closed:
             client.subscriber.close(End.GONE)
@@ -216,7 +217,7 @@ class Delivery(RuleBasedStateMachine):
         topics = frozenset(key.split("@")[0] for key in client.keys)
         return self.open(topics, last, 0)
 
-    def open(self, topics: frozenset[str], start: int, decided_before: int) -> object:
+    def open(self, topics: frozenset[str], start: int, decided_before: int) -> Client | MultipleResults[Client]:
         keys, filters = feeds_of(topics)
         client = Client(keys, start)
         facts = tuple(f"staff:{topic.split('/')[1]}" for topic in topics if topic.startswith("restaurants/"))
@@ -365,14 +366,14 @@ def covers(filter_subject: str, subject: str) -> bool:
 
 def audience(entry: Entry | None, keys: tuple[str, ...]) -> list[str]:
     """The topics among `keys` that an entry is for, in the keys' order, by the model's own reading of the matrix."""
-    if entry is None or entry.event is None or not hasattr(entry.event, "order_id"):
+    if entry is None or not isinstance(entry.event, OrderEvent):
         return []
-    event = entry.event
+    event, target = entry.event, str(entry.event.target)
     found = []
     for key in keys:
-        if key == f"restaurants/{event.restaurant_id}" and event.target in ("Both", "Restaurant"):
+        if key == f"restaurants/{event.restaurant_id}" and target in ("Both", "Restaurant"):
             found.append(key)
-        if key == f"orders/{event.order_id}@{event.restaurant_id}.{event.customer_id}" and event.target in (
+        if key == f"orders/{event.order_id}@{event.restaurant_id}.{event.customer_id}" and target in (
             "Both",
             "Customer",
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from gateway.sse import SseEncoder
 from streams.entry import Entry, judge
@@ -22,9 +23,11 @@ class Recorder:
         self.aborted = False
         self.full_after: int | None = None
         self.subscriber: Subscriber | None = None
+        self.on_write: Callable[[bytes], object] = bool
 
     def write(self, data: bytes) -> None:
         self.received += data
+        self.on_write(data)
         if self.full_after is not None and len(self.received) > self.full_after and self.subscriber:
             self.subscriber.pause()
 
