@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 
@@ -43,9 +44,6 @@ def create_app(settings: Settings, on_death: Callable[[str], None] | None = None
             app.state.gateway = gateway
             yield
 
-    def part(name: str) -> Provide:
-        return Provide(lambda state: getattr(state.gateway, name), sync_to_thread=False)
-
     return Litestar(
         route_handlers=[
             Router(
@@ -54,8 +52,8 @@ def create_app(settings: Settings, on_death: Callable[[str], None] | None = None
             *health.HANDLERS,
         ],
         dependencies={
-            "gateway": Provide(lambda state: state.gateway, sync_to_thread=False),
-            **{name: part(name) for name in ("facts", "hub", "log", "publisher", "readiness", "settings")},
+            "gateway": Provide(_gateway, sync_to_thread=False),
+            **{name: _part(name) for name in ("facts", "publisher", "readiness", "settings")},
             "verifier": Provide(lambda: verifier, sync_to_thread=False),
         },
         lifespan=[lifespan],
@@ -64,6 +62,18 @@ def create_app(settings: Settings, on_death: Callable[[str], None] | None = None
         cors_config=cors_config(settings),
         openapi_config=openapi_config(settings),
     )
+
+
+def _gateway(state: State) -> Gateway:
+    gateway: Gateway = state.gateway
+    return gateway
+
+
+def _part(name: str) -> Provide:
+    def part(state: State) -> Any:
+        return getattr(state.gateway, name)
+
+    return Provide(part, sync_to_thread=False)
 
 
 def _terminate(_: str) -> None:

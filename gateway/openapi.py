@@ -5,21 +5,35 @@ Only the document is served, no page: such pages load their scripts from elsewhe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
+import msgspec
 from litestar import Router
 from litestar.exceptions import NotFoundException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
 from litestar.params import PathParameter
 
+from auth.sessions import clear_session
 from gateway import problems
 from gateway.authentication import PUBLIC
+from gateway.ingest import MAX_EVENTS
 from gateway.problems import Problem
+from streams.events import AnyEvent
 from streams.subjects import ID_PATTERN
 
 if TYPE_CHECKING:
@@ -27,12 +41,15 @@ if TYPE_CHECKING:
     from litestar.openapi.spec import SecurityRequirement
     from litestar.response import Response
 
+    from gateway.settings import Settings
+
 BEARER: Final[SecurityRequirement] = {"bearer": []}
 SESSION: Final[SecurityRequirement] = {"session": []}
 
 OrderId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The order's id.")]
 RestaurantId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The restaurant's id.")]
 
+_COMPONENTS = "#/components/schemas/"
 _WHEN = {
     400: "The request is no well-formed HTTP, by its `Host` for one.",
     401: "No credentials, or none that hold; `WWW-Authenticate` and `detail` say why.",
@@ -57,6 +74,22 @@ def refusals(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
+@dataclass
+class PublishOperation(Operation):
+    """The operation that takes events: its handler reads the body itself, so what that may be is said here."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            required=True,
+            content={
+                "application/json": OpenAPIMediaType(schema=Reference(f"{_COMPONENTS}EventOrEvents")),
+                "application/x-ndjson": OpenAPIMediaType(
+                    schema=Schema(type=OpenAPIType.STRING, description="One event a line.")
+                ),
+            },
+        )
+
+
 def openapi_config(settings: Settings) -> OpenAPIConfig:
     """The document at `/schema/openapi.json`."""
     return OpenAPIConfig(
@@ -70,7 +103,7 @@ def openapi_config(settings: Settings) -> OpenAPIConfig:
                 "session": SecurityScheme(
                     type="apiKey",
                     security_scheme_in="cookie",
-                    name=session_cookie_name(settings),
+                    name=clear_session(insecure=settings.insecure_cookies).partition("=")[0],
                     description="Made by `POST /api/v1/session`; taken from this site's pages and the named origins'.",
                 ),
             }
@@ -103,8 +136,18 @@ async def _without_pages(response: Response[Any]) -> Response[Any]:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Litestar's document, with `anyOf` for unions: where several kinds may fit, its `oneOf` is wrong."""
-    return {name: _with_any_of(value) for name, value in document.items()}
+    """Litestar's document with the events, and with `anyOf` for unions: its `oneOf` is wrong where several may fit."""
+    completed = {name: _with_any_of(value) for name, value in document.items()}
+    completed["components"]["schemas"] |= _event_schemas()
+    return completed
+
+
+def _event_schemas() -> dict[str, Any]:
+    """The events as they are decoded, by the names of their types."""
+    (event,), schemas = msgspec.json.schema_components([AnyEvent], ref_template=_COMPONENTS + "{name}")
+    one = {"$ref": f"{_COMPONENTS}Event"}
+    several = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_EVENTS}
+    return {**schemas, "Event": event, "EventOrEvents": {"anyOf": [one, several]}}
 
 
 def _with_any_of(node: Any) -> Any:

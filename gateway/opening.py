@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streams.log import Log
 
 _SPAN = re.compile(r"([0-9]{1,9})([smhd])")
+_Time: TypeAlias = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 INVALID = Verdict("reset", Reset.INVALID)
 
@@ -81,10 +82,11 @@ def parse_since(text: str, now: float) -> float:
     span = _SPAN.fullmatch(text)
     if span is not None:
         return now - int(span[1]) * _SECONDS[span[2]]
-    moment = dt.datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + in a query is a space
-    if moment.tzinfo is None:
-        raise ValueError("a time needs an offset")
-    return moment.timestamp()
+    try:
+        # An unescaped + in a query is a space; the one between date and time may be a space.
+        return msgspec.convert(text[:11] + text[11:].replace(" ", "+"), _Time).timestamp()
+    except msgspec.ValidationError as error:
+        raise ValueError("neither a time with an offset nor a span") from error
 
 
 async def _at(cursor: Cursor, hub: Hub, log: Log, lost_upto: int) -> Begin:
@@ -105,7 +107,7 @@ async def _since(time: float, hub: Hub, log: Log, lost_upto: int) -> Begin:
         return Begin(RESUMED, sequence - 1)
     first, last = await _ends(hub, log, lost_upto)
     try:
-        sequence = await _first_at_or_after(log, time, first, min(last, hub.head))
+        sequence, first = await _first_at_or_after(log, time, first, min(last, hub.head))
     except StreamsError as error:
         raise PositionUnknown(str(error)) from error
     if sequence == first and first > 1:
@@ -124,14 +126,19 @@ async def _ends(hub: Hub, log: Log, lost_upto: int) -> tuple[int, int]:
     return max(state.first, lost_upto + 1), state.last
 
 
-async def _first_at_or_after(log: Log, time: float, first: int, last: int) -> int:
-    """The first sequence from `first` on whose log time is `time` or later; `last + 1` if none is. Halves the rest."""
+async def _first_at_or_after(log: Log, time: float, first: int, last: int) -> tuple[int, int]:
+    """The first sequence from `first` on whose log time is `time` or later, `last + 1` if none is, and the new `first`.
+
+    Retention goes on meanwhile: what it took can't be asked for its time any more, and there is less to begin from.
+    """
     low, high = first, last + 1
     while low < high:
         middle = (low + high) // 2
         stored = await log.get(middle)
-        if stored is None or stored.time < time:  # what retention took meanwhile is older than all the rest
+        if stored is None:
+            low = first = middle + 1
+        elif stored.time < time:
             low = middle + 1
         else:
             high = middle
-    return low
+    return low, first

@@ -16,12 +16,13 @@ import msgspec
 import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.utils import get_enum_string_value
 from msgspec import UNSET, UnsetType
 
 from auth.errors import Forbidden, InsufficientScope, SessionTooLarge, Unauthorized
+from gateway.ingest import UnusableBody
 from streams.database import DatabaseUnavailable
 from streams.errors import BrokerUnavailable, EpochMissing, JetStreamRefused, StreamMissing
-from streams.events import EventError
 from streams.facts import FactsUnavailable, OrderUnknown
 from streams.snapshots import InvalidPage, NoPosition
 from streams.subjects import ID_PATTERN, InvalidId
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from litestar.types import ExceptionHandlersMap
 
 MEDIA_TYPE: Final = "application/problem+json"
+NEVER_KEPT: Final[Mapping[str, str]] = {"cache-control": "no-store"}
+"""The headers of every answer but a stream's: it is for whoever asked, and true for the moment."""
+
 RETRY_AFTER_SECONDS: Final = (1, 3)
 """From and to: those that were refused together should not come back together."""
 
@@ -67,7 +71,6 @@ STATUSES: Final[Mapping[type[Exception], HTTPStatus]] = {
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     OrderUnknown: HTTPStatus.NOT_FOUND,
-    EventError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidId: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidPage: HTTPStatus.UNPROCESSABLE_ENTITY,
     SessionTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -93,12 +96,12 @@ _NO_DETAIL = {
 def problem_response(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer to a request that ended in `error`; what is not the client's fault is logged."""
     status = status_of(error)
-    problem = problem_of(error)
+    told = problem_of(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        problem = msgspec.structs.replace(problem, instance=f"urn:uuid:{uuid4()}")
-        _log(request, error, problem)
+        told = msgspec.structs.replace(told, instance=f"urn:uuid:{uuid4()}")
+        _log(request, error, told)
     return Response(
-        msgspec.json.encode(problem), status_code=status, media_type=MEDIA_TYPE, headers=_headers(error, status)
+        msgspec.json.encode(told), status_code=status, media_type=MEDIA_TYPE, headers=_headers(error, status)
     )
 
 
@@ -111,26 +114,36 @@ def status_of(error: Exception) -> int:
     for kind in type(error).__mro__:
         if kind in STATUSES:
             return STATUSES[kind]
+    if isinstance(error, UnusableBody):
+        return error.status
     return error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def problem_of(error: Exception) -> Problem:
     """What is told of an error."""
     status = status_of(error)
+    return problem(status, _detail(error, status), kind=_kind(error, status), errors=_faults(error))
+
+
+def problem(status: int, detail: str, *, kind: str | None = None, errors: list[Fault] | UnsetType = UNSET) -> Problem:
+    """A problem of this `kind`, in words with hyphens between; None where the status says all there is to say.
+
+    `detail` may be a half sentence; it is made a whole one.
+    """
     return Problem(
-        type=_type(error),
+        type="about:blank" if kind is None else f"urn:passline:problem:{kind}",
         title=_TITLES.get(status) or HTTPStatus(status).phrase,
         status=status,
-        detail=_detail(error, status),
-        errors=_faults(error),
+        detail=detail if detail[-1:] in ".!?" else f"{detail[:1].upper()}{detail[1:]}.",
+        errors=errors,
     )
 
 
-def _type(error: Exception) -> str:
-    """Of our own conditions the name, in words; the status is enough for Litestar's."""
-    if isinstance(error, HTTPException) or status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return "about:blank"
-    return "urn:passline:problem:" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(error).__name__).lower()
+def _kind(error: Exception, status: int) -> str | None:
+    """Of our own conditions the name; Litestar's are those of HTTP."""
+    if isinstance(error, HTTPException) or status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return None
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(error).__name__).lower()
 
 
 def _detail(error: Exception, status: int) -> str:
@@ -138,15 +151,14 @@ def _detail(error: Exception, status: int) -> str:
         return "; ".join(f"{fault.parameter}: {fault.detail}" for fault in _parameter_faults(error)) or error.detail
     if status in _NO_DETAIL:
         return _NO_DETAIL[HTTPStatus(status)]
-    detail = error.detail if isinstance(error, HTTPException | EventError | Unauthorized | Forbidden) else str(error)
-    return detail if detail[-1:] in ".!?" else f"{detail[:1].upper()}{detail[1:]}."
+    return error.detail if isinstance(error, HTTPException | Unauthorized | Forbidden | UnusableBody) else str(error)
 
 
 def _faults(error: Exception) -> list[Fault] | UnsetType:
     if isinstance(error, ValidationException):
         return _parameter_faults(error) or UNSET
-    if isinstance(error, EventError):
-        return [Fault(detail=error.detail, pointer=f"#{error.path}")]
+    if isinstance(error, UnusableBody) and error.index is not None:
+        return [Fault(detail=error.detail, pointer=f"#{error.pointer}")]
     return UNSET
 
 
@@ -157,7 +169,7 @@ def _parameter_faults(error: ValidationException) -> list[Fault]:
         Fault(
             detail=_in_words(each["message"]),
             parameter=each.get("key", UNSET),
-            place=str(each["source"]) if "source" in each else UNSET,
+            place=get_enum_string_value(each["source"]) if "source" in each else UNSET,
         )
         for each in found
     ]
@@ -169,7 +181,7 @@ def _in_words(message: str) -> str:
 
 
 def _headers(error: Exception, status: int) -> dict[str, str]:
-    headers = {"cache-control": "no-store"}
+    headers = dict(NEVER_KEPT)
     if isinstance(error, HTTPException) and error.headers:
         headers |= error.headers
     if isinstance(error, Unauthorized | InsufficientScope):
@@ -184,15 +196,15 @@ def retry_after() -> str:
     return str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreads load, guards nothing
 
 
-def _log(request: Request[Any, Any, Any], error: Exception, problem: Problem) -> None:
+def _log(request: Request[Any, Any, Any], error: Exception, told: Problem) -> None:
     """By the route's template: a path may name a person, and a query anything."""
     fields = {
-        "instance": problem.instance,
+        "instance": told.instance,
         "method": request.scope["method"],
         "route": request.scope.get("path_template", ""),
         "error": type(error).__name__,
     }
-    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if told.status == HTTPStatus.SERVICE_UNAVAILABLE:
         log.warning("request.unavailable", reason=str(error), **fields)
     else:
         log.error("request.failed", exc_info=error, **fields)

@@ -6,9 +6,8 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from gateway.background import background
@@ -29,7 +28,10 @@ from streams.tail import Place, Tail, find_place
 from streams.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from nats.aio.client import Client
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from gateway.settings import Settings
     from streams.snapshots import OrderOwner
@@ -65,22 +67,42 @@ class Readiness:
         return "ready" if self._tail.is_ready else "reading the log up to where it was at the start"
 
 
-class Gateway(msgspec.Struct, frozen=True):
-    """The parts of one process, for the handlers of its requests."""
+class Gateway:
+    """The parts of one process, for the handlers of its requests. `run` is what goes on beside those."""
 
-    settings: Settings
-    encoder: SseEncoder
-    log: Log
-    hub: Hub
-    tail: Tail
-    facts: Facts
-    publisher: Publisher
-    readiness: Readiness
+    def __init__(self, settings: Settings, client: Client, engine: AsyncEngine) -> None:
+        self.settings = settings
+        self.encoder = SseEncoder(settings.retry_ms)
+        self.log = Log(client)
+        self.hub = Hub(
+            self._window(Place(_NO_EPOCH, 0, 0)),
+            self._behind,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            stall_seconds=settings.progress_seconds,
+        )
+        self.replay = Replay(
+            partial(read_page, client, self.log), epoch=lambda: self.hub.frames.epoch, head=lambda: self.hub.head
+        )
+        self.facts = Facts(States(engine), Overlay(0), self.log, _NO_EPOCH)
+        self.tail = Tail(
+            client,
+            self.log,
+            self.hub,
+            self.facts,
+            find_place=partial(find_place, self.log, Projection(engine).position, settings.window_events),
+            new_window=self._window,
+        )
+        self.publisher = Publisher(client, self.log, self._owner_if_known)
+        self.readiness = Readiness(self.tail)
 
     @property
     def accepts_streams(self) -> bool:
         """Whether a new stream can be opened now."""
         return not self.readiness.draining and self.tail.mismatch is None and self.facts.epoch != _NO_EPOCH
+
+    def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """What must run as long as the process serves; none of it ends by itself."""
+        return self.tail.run(), self.replay.run(), self._tick(), self._prune()
 
     async def drain(self, seconds: float) -> None:
         """Take no new streams and end the open ones, evenly over `seconds`, each with a jittered time to come back."""
@@ -97,6 +119,38 @@ class Gateway(msgspec.Struct, frozen=True):
             subscriber.close(End.DRAIN)
         _log.info("drain.ended", streams=len(subscribers))
 
+    def _window(self, place: Place) -> Window:
+        return Window(
+            Frames(place.epoch, self.encoder),
+            place.position,
+            max_entries=self.settings.window_events,
+            max_bytes=self.settings.window_bytes,
+        )
+
+    def _behind(self, subscriber: Subscriber) -> None:
+        self.replay.wants(subscriber)
+
+    async def _owner_if_known(self, order_id: str) -> OrderOwner | None:
+        """For publishing: while the database is away, the broker alone is the arbiter."""
+        try:
+            return await self.facts.known_owner(order_id)
+        except FactsUnavailable:
+            return None
+
+    async def _tick(self) -> None:
+        """The one timer of all streams."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self.hub.tick()
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(_PRUNE_SECONDS)
+            try:
+                await self.facts.prune()
+            except FactsUnavailable as error:
+                _log.debug("facts.not_pruned", reason=str(error))
+
 
 @asynccontextmanager
 async def open_gateway(settings: Settings, nats_url: str, on_death: Callable[[str], None]) -> AsyncIterator[Gateway]:
@@ -105,7 +159,6 @@ async def open_gateway(settings: Settings, nats_url: str, on_death: Callable[[st
     Raises:
         StreamsError: the broker or the database can't be reached, or won't have us.
     """
-    encoder = SseEncoder(settings.retry_ms)
     async with (
         connect(
             nats_url,
@@ -115,59 +168,6 @@ async def open_gateway(settings: Settings, nats_url: str, on_death: Callable[[st
         ) as client,
         open_database(settings.sql_url, statement_seconds=settings.statement_seconds) as engine,
     ):
-        log = Log(client)
-
-        def new_window(place: Place) -> Window:
-            return Window(
-                Frames(place.epoch, encoder),
-                place.position,
-                max_entries=settings.window_events,
-                max_bytes=settings.window_bytes,
-            )
-
-        def behind(subscriber: Subscriber) -> None:
-            replay.wants(subscriber)
-
-        hub = Hub(
-            new_window(Place(_NO_EPOCH, 0, 0)),
-            behind,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            stall_seconds=settings.progress_seconds,
-        )
-        replay = Replay(partial(read_page, client, log), epoch=lambda: hub.frames.epoch, head=lambda: hub.head)
-        facts = Facts(States(engine), Overlay(0), log, _NO_EPOCH)
-        tail = Tail(
-            client,
-            log,
-            hub,
-            facts,
-            find_place=partial(find_place, log, Projection(engine).position, settings.window_events),
-            new_window=new_window,
-        )
-        publisher = Publisher(client, log, partial(_owner_if_known, facts))
-        async with background(tail.run(), replay.run(), _tick(hub), _prune(facts), on_death=on_death):
-            yield Gateway(settings, encoder, log, hub, tail, facts, publisher, Readiness(tail))
-
-
-async def _owner_if_known(facts: Facts, order_id: str) -> OrderOwner | None:
-    """For publishing: while the database is away, the broker alone is the arbiter."""
-    try:
-        return await facts.known_owner(order_id)
-    except FactsUnavailable:
-        return None
-
-
-async def _tick(hub: Hub) -> None:
-    """The one timer of all streams."""
-    while True:
-        await asyncio.sleep(_TICK_SECONDS)
-        hub.tick()
-
-
-async def _prune(facts: Facts) -> None:
-    while True:
-        await asyncio.sleep(_PRUNE_SECONDS)
-        try:
-            await facts.prune()
-        except FactsUnavailable as error:
-            _log.debug("facts.not_pruned", reason=str(error))
+        gateway = Gateway(settings, client, engine)
+        async with background(*gateway.run(), on_death=on_death):
+            yield gateway

@@ -44,6 +44,10 @@ class Secret(str):
 # ── How a value is read: from its text, or ValueError with what is wrong and what would be right ─────────────────────
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
@@ -51,7 +55,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:
-            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+            raise ValueError(f"{_shown(text)} is not a whole number from {low} to {high}")
         return value
 
     return read
@@ -64,7 +68,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:  # nor is NaN
-            raise ValueError(f"{text!r} is not a number from {low:g} to {high:g}")
+            raise ValueError(f"{_shown(text)} is not a number from {low:g} to {high:g}")
         return value
 
     return read
@@ -73,7 +77,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 def _choice(*words: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+            raise ValueError(f"{_shown(text)} is none of {', '.join(words)}")
         return text.lower()
 
     return read
@@ -84,7 +88,7 @@ def _switch(text: str) -> bool:
         return True
     if text.lower() in ("false", "no", "off", "0"):
         return False
-    raise ValueError(f"{text!r} is neither 'true' nor 'false'")
+    raise ValueError(f"{_shown(text)} is neither 'true' nor 'false'")
 
 
 def _line(text: str) -> str:
@@ -101,7 +105,7 @@ def _prefix(text: str) -> str:
 
 def _path(text: str) -> Path:
     if "\0" in text:
-        raise ValueError(f"{text!r} is not a path")
+        raise ValueError(f"{_shown(text)} is not a path")
     return Path(text).expanduser()
 
 
@@ -134,17 +138,19 @@ def _origin(text: str) -> str:
     """As a browser writes an origin (RFC 6454 section 6.2): lower case, no path, not the scheme's own port."""
     wanted = "an origin is exactly what browsers send, as in https://app.example or http://localhost:3000"
     if "*" in text:
-        raise ValueError(f"{text!r} stands for many origins, and any of their pages could use a session; name each")
+        raise ValueError(
+            f"{_shown(text)} stands for many origins, and any of their pages could use a session; name each"
+        )
     try:
         parts = urlsplit(text.removesuffix("/"))
         port, host = parts.port, parts.hostname or ""
     except ValueError:
-        raise ValueError(f"{text!r} is not an origin; {wanted}") from None
+        raise ValueError(f"{_shown(text)} is not an origin; {wanted}") from None
     name = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}.get(parts.scheme)
     written = f"{parts.scheme}://{name}" + ("" if port in (None, default) else f":{port}")
     if not host or default is None or not text.isascii() or written != text.removesuffix("/").lower():
-        raise ValueError(f"{text!r} is not an origin; {wanted}")
+        raise ValueError(f"{_shown(text)} is not an origin; {wanted}")
     return written
 
 

@@ -27,6 +27,8 @@ from streams.subjects import (
 MAX_EVENT_BYTES = 64 * 1024
 """The longest body of an event, in bytes of JSON."""
 
+_MAX_DETAIL = 200  # characters: a detail may repeat a value that was sent
+
 Id: TypeAlias = Annotated[str, Meta(pattern=ID_PATTERN, description="An id; a UUID is one.")]
 EventId: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,128}$(?!\n)", description="Unique for ever.")]
 Identity: TypeAlias = Annotated[
@@ -259,10 +261,12 @@ def _explained(data: bytes, error: Exception) -> EventError:
     if name is not None and name not in EVENT_TYPES:
         return UnknownEventType(name)
     detail, path = split_path(str(error))
-    return MalformedEvent(detail, path)
+    return MalformedEvent(detail[:_MAX_DETAIL], path)
 
 
 def split_path(message: str) -> tuple[str, str]:
     """A msgspec message apart: what is wrong, and where as a JSON pointer."""
-    detail, _, tail = message.partition(" - at `$")
+    detail, found, tail = message.rpartition(" - at `$")  # the last one: before it may stand a value that was sent
+    if not found:
+        return message, ""
     return detail, re.sub(r"\[(\d+)\]", r"/\1", tail.removesuffix("`")).replace(".", "/")

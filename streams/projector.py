@@ -91,8 +91,8 @@ class Projector:
 def _remedy(lost: PlaceLost) -> str:
     if isinstance(lost, PositionExpired):
         return (
-            f"{lost}: entries between were removed before they were applied; restore the database from a backup "
-            "that is newer than the log's first entry, or run `passline epoch bump` to go on from the log's end without them"
+            f"{lost}: what was between is gone before it was applied; restore a newer backup of the database, or run "
+            "`passline epoch bump` to go on from the log's end without it"
         )
     return f"{lost}: run `passline epoch bump`, which makes one history of the log and the database"
 

@@ -21,23 +21,25 @@ class TimerWheel(Generic[T]):
         self._next = _slot(now)
 
     def schedule(self, owner: T, deadline: float) -> None:
-        """Have `owner` come out of `due` no later than a slot before `deadline`, and at once if that has passed.
+        """Have `owner` come out of the first `due` at `deadline` or later, or up to a slot earlier.
 
-        It may come out up to one slot early: who takes it looks at its own clock and schedules it again.
+        Who takes it out looks at the clock, and schedules it again where it is early.
         """
         self._slots.setdefault(max(_slot(deadline), self._next), []).append(owner)
 
     def due(self, now: float) -> Iterator[T]:
-        """The owners whose slots have come, each once. They may schedule again while this runs."""
+        """The owners whose slots have come, each once. They may schedule again while this runs, for the next call.
+
+        Take them all: one that is left in the iterator is lost.
+        """
         upto = _slot(now)
-        while self._next <= upto:
-            if not self._slots:
-                self._next = upto
-            owners = self._slots.pop(self._next, ())
-            if self._next == upto:
-                yield from owners
-                return
-            self._next += 1
+        if upto <= self._next:  # the usual case: this is called many times within a slot
+            if upto == self._next:
+                yield from self._slots.pop(upto, ())
+            return
+        self._next = upto
+        passed = sorted(slot for slot in self._slots if slot <= upto)
+        for owners in [self._slots.pop(slot) for slot in passed]:
             yield from owners
 
 

@@ -1,5 +1,6 @@
-"""What every test may ask for: real brokers and real databases, each test its own."""
+"""What every test may ask for: real brokers and real databases, each test its own, and a gateway on both."""
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.databases", "tests.support.nats"]
+# In this order: the last one imports the others, and pytest rewrites the assertions of what it imports itself.
+pytest_plugins = ["tests.support.databases", "tests.support.nats", "tests.support.gateway"]

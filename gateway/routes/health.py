@@ -9,9 +9,8 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from gateway.authentication import PUBLIC
 from gateway.openapi import refusals
+from gateway.problems import NEVER_KEPT
 from gateway.process import Readiness
-
-_NEVER_KEPT = {"cache-control": "no-store"}
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -30,7 +29,7 @@ class Health(msgspec.Struct, frozen=True):
 @get("/health/live", summary="Does this process answer?", tags=["health"], opt=dict(PUBLIC), responses=refusals())
 async def live() -> Response[Life]:
     """If not, start it anew."""
-    return Response(Life(live=True), headers=_NEVER_KEPT)
+    return Response(Life(live=True), headers=NEVER_KEPT)
 
 
 @get(
@@ -43,4 +42,7 @@ async def live() -> Response[Life]:
 async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
     """Red before the first catch-up, while draining, and while the log is not the one that was read before."""
     health = Health(ready=readiness.ready, reason=readiness.reason)
-    return Response(health, status_code=200 if health.ready else 503, headers=_NEVER_KEPT)
+    return Response(health, status_code=200 if health.ready else 503, headers=NEVER_KEPT)
+
+
+HANDLERS = [live, ready]

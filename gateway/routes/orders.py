@@ -16,6 +16,7 @@ from auth.errors import NotAllowed
 from gateway.authentication import Carrier
 from gateway.authorization import may_see_order, may_see_restaurant
 from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
+from gateway.problems import NEVER_KEPT
 from streams.cursor import Cursor
 from streams.facts import Decision, Facts, FactsUnavailable
 from streams.snapshots import MAX_PAGE, CustomerOrder, OrderOwner, Page, RestaurantOrder
@@ -24,10 +25,15 @@ APPLIED_WITHIN_SECONDS = 2.0
 """So long an order that the log has may take to reach the projection before its reader is told to come back."""
 
 _POLL_SECONDS = 0.02
-_NEVER_KEPT = {"cache-control": "no-store"}
 
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="The most orders of this page.")]
-After: TypeAlias = Annotated[str | None, QueryParameter(max_length=96, description="The `next` of the page before.")]
+After: TypeAlias = Annotated[
+    str,
+    QueryParameter(
+        pattern=r"^(-?[0-9]{1,18}\.[A-Za-z0-9_-]{1,64})?$(?!\n)",
+        description="The `next` of the page before; empty for the first page.",
+    ),
+]
 Asker: TypeAlias = Request[Claims, Carrier, State]
 
 
@@ -42,10 +48,17 @@ class OrdersPage(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str
 
 
-class OrderState(msgspec.Struct, frozen=True, kw_only=True):
-    """An order as whoever asks may see it, at `cursor`."""
+class OrderForCustomer(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as its customer may see it, at `cursor`."""
 
-    order: RestaurantOrder | CustomerOrder
+    order: CustomerOrder
+    cursor: str
+
+
+class OrderForRestaurant(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as its restaurant may see it, at `cursor`."""
+
+    order: RestaurantOrder
     cursor: str
 
 
@@ -61,12 +74,12 @@ async def new_orders(
     restaurant_id: RestaurantId,
     facts: NamedDependency[Facts],
     limit: Limit = 100,
-    after: After = None,
+    after: After = "",
 ) -> Response[OrdersPage]:
     """Placed, and paid or not yet paid; for the restaurant's owner and staff."""
     async with facts.reading() as decision:
         await may_see_restaurant(decision, request.user, restaurant_id)
-        return _page(decision, await decision.sql.new_orders(restaurant_id, limit, after))
+        return _page(decision, await decision.sql.new_orders(restaurant_id, limit, after or None))
 
 
 @get(
@@ -81,12 +94,12 @@ async def active_orders(
     restaurant_id: RestaurantId,
     facts: NamedDependency[Facts],
     limit: Limit = 100,
-    after: After = None,
+    after: After = "",
 ) -> Response[OrdersPage]:
     """Accepted, in preparation, or ready; for the restaurant's owner and staff."""
     async with facts.reading() as decision:
         await may_see_restaurant(decision, request.user, restaurant_id)
-        return _page(decision, await decision.sql.active_orders(restaurant_id, limit, after))
+        return _page(decision, await decision.sql.active_orders(restaurant_id, limit, after or None))
 
 
 @get(
@@ -96,7 +109,9 @@ async def active_orders(
     security=[BEARER, SESSION],
     responses=refusals(401, 403, 404, 422, 503),
 )
-async def read_order(request: Asker, order_id: OrderId, facts: NamedDependency[Facts]) -> Response[OrderState]:
+async def read_order(
+    request: Asker, order_id: OrderId, facts: NamedDependency[Facts]
+) -> Response[OrderForRestaurant | OrderForCustomer]:
     """For the customer who placed it, and for the restaurant's owner and staff, each with what they may see.
 
     An order that nobody has heard of is waited for: it may be on its way.
@@ -106,9 +121,9 @@ async def read_order(request: Asker, order_id: OrderId, facts: NamedDependency[F
     deadline = clock() + APPLIED_WITHIN_SECONDS
     while True:
         async with facts.reading() as decision:
-            order = await _as_seen_by(request.user, order_id, owner, decision)
-            if order is not None:
-                return Response(OrderState(order=order, cursor=_cursor(decision)), headers=_NEVER_KEPT)
+            answer = await _as_seen_by(request.user, order_id, owner, decision)
+        if answer is not None:
+            return Response(answer, headers=dict(NEVER_KEPT))
         if clock() >= deadline:
             raise FactsUnavailable("the order is in the log and not in the projection yet")
         await asyncio.sleep(_POLL_SECONDS)
@@ -116,24 +131,30 @@ async def read_order(request: Asker, order_id: OrderId, facts: NamedDependency[F
 
 async def _as_seen_by(
     claims: Claims, order_id: str, owner: OrderOwner, decision: Decision
-) -> RestaurantOrder | CustomerOrder | None:
+) -> OrderForRestaurant | OrderForCustomer | None:
     """The order for its restaurant, else for its customer; None while the projection has not come to it.
 
     Raises:
         NotAllowed: it is somebody else's.
     """
+    cursor = _cursor(decision)
     try:
         await may_see_restaurant(decision, claims, owner.restaurant_id)
     except NotAllowed:
         may_see_order(claims, owner)
-        return await decision.sql.order_snapshot_for_customer(order_id)
-    return await decision.sql.order_snapshot_for_restaurant(order_id)
+        for_customer = await decision.sql.order_snapshot_for_customer(order_id)
+        return OrderForCustomer(order=for_customer, cursor=cursor) if for_customer else None
+    for_restaurant = await decision.sql.order_snapshot_for_restaurant(order_id)
+    return OrderForRestaurant(order=for_restaurant, cursor=cursor) if for_restaurant else None
 
 
 def _page(decision: Decision, page: Page) -> Response[OrdersPage]:
-    return Response(OrdersPage(orders=page.orders, next=page.next, cursor=_cursor(decision)), headers=_NEVER_KEPT)
+    return Response(OrdersPage(orders=page.orders, next=page.next, cursor=_cursor(decision)), headers=NEVER_KEPT)
 
 
 def _cursor(decision: Decision) -> str:
     position = decision.sql.position
     return str(Cursor(position.epoch, position.sequence))
+
+
+HANDLERS = [new_orders, active_orders, read_order]

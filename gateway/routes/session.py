@@ -9,12 +9,14 @@ import msgspec
 from litestar import Request, Response, delete, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 
 from auth.claims import Claims
 from auth.errors import MissingToken
 from auth.sessions import clear_session, set_session
 from gateway.authentication import PUBLIC, Carrier, bearer_token, check_session_origin
 from gateway.openapi import BEARER, refusals
+from gateway.problems import NEVER_KEPT
 from gateway.settings import Settings
 
 
@@ -32,7 +34,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     summary="Keep the bearer token in the session cookie",
     tags=["session"],
     security=[BEARER],
-    responses=refusals(401, 422),
+    responses=refusals(401, 403, 422),
 )
 async def begin_session(
     request: Request[Claims, Carrier, State], settings: NamedDependency[Settings]
@@ -49,7 +51,7 @@ async def begin_session(
             key=claims.key,
             expires_at=dt.datetime.fromtimestamp(claims.expires_at, dt.UTC),
         ),
-        headers={"set-cookie": cookie, "cache-control": "no-store"},
+        headers={"set-cookie": cookie, **NEVER_KEPT},
     )
 
 
@@ -58,10 +60,13 @@ async def begin_session(
     summary="End the session",
     tags=["session"],
     opt=dict(PUBLIC),
-    responses=refusals(401, 403),
+    responses=refusals(401, 403) | {204: ResponseSpec(None, description="There is no session any more.")},
 )
 async def end_session(request: Request[None, None, State], settings: NamedDependency[Settings]) -> Response[None]:
     """Takes the cookie back, whatever is in it. The token itself stays good until it expires."""
     if bearer_token(request.headers) is None:  # no page of another site can send one
         check_session_origin(request.headers, request.method, settings)
     return Response(None, headers={"set-cookie": clear_session(insecure=settings.insecure_cookies)})
+
+
+HANDLERS = [begin_session, end_session]

@@ -13,20 +13,20 @@ import msgspec
 import structlog
 from litestar import Request, get
 from litestar.di import NamedDependency
-from litestar.params import HeaderParameter, PathParameter, QueryParameter
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, QueryParameter
 
 from auth.claims import Claims
 from gateway.authorization import may_see_order, may_see_restaurant
+from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
 from gateway.opening import Asked, Begin, PositionUnknown, begin
 from gateway.process import Gateway
 from gateway.response import StreamResponse
 from streams.cursor import Cursor, Reset
 from streams.facts import Decision, FactsUnavailable, staff_fact
-from streams.subjects import ID_PATTERN
 from streams.subscriber import Grant
 from streams.topics import Feed, order_feed, restaurant_feed
 
-IdInPath: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN)]
 LastEventId: TypeAlias = Annotated[
     str | None,
     HeaderParameter(name="last-event-id", description="Where a returning client stopped; an EventSource sends it."),
@@ -45,6 +45,15 @@ WithSnapshot: TypeAlias = Annotated[
 
 StateOf: TypeAlias = Callable[[Decision], Awaitable[dict[str, Any]]]
 Allow: TypeAlias = Callable[[Decision], Awaitable[None]]
+
+_STREAM = {
+    200: ResponseSpec(
+        str,
+        generate_examples=False,
+        media_type="text/event-stream",
+        description="The stream. A body that is cut after its first `retry` says: come back later.",
+    )
+}
 
 _log = structlog.get_logger()
 _json = msgspec.json.Encoder()
@@ -67,11 +76,17 @@ class _Prepared(msgspec.Struct, frozen=True):
     state: dict[str, Any] | None
 
 
-@get("/restaurants/{restaurant_id:str}/events", summary="Every order of a restaurant, for its owner and staff")
+@get(
+    "/restaurants/{restaurant_id:str}/events",
+    summary="Every order of a restaurant, for its owner and staff",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 422),
+)
 async def restaurant_events(
     request: Request[Claims, Any, Any],
     gateway: NamedDependency[Gateway],
-    restaurant_id: IdInPath,
+    restaurant_id: RestaurantId,
     last_event_id: LastEventId = None,
     last_event_id_in_query: LastEventIdInQuery = None,
     since: Since = None,
@@ -91,11 +106,17 @@ async def restaurant_events(
     return await _open(gateway, claims, topic, asked, with_snapshot=with_snapshot)
 
 
-@get("/orders/{order_id:str}/events", summary="One order, for the customer who placed it")
+@get(
+    "/orders/{order_id:str}/events",
+    summary="One order, for the customer who placed it",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 404, 422),
+)
 async def order_events(
     request: Request[Claims, Any, Any],
     gateway: NamedDependency[Gateway],
-    order_id: IdInPath,
+    order_id: OrderId,
     last_event_id: LastEventId = None,
     last_event_id_in_query: LastEventIdInQuery = None,
     since: Since = None,

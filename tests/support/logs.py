@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 from streams.provision import StreamSettings, provision
@@ -85,9 +87,6 @@ async def append_staff(nc: Client, event_id: str, kind: str, *, restaurant: str,
 
 async def stop(server: EmbeddedNats) -> None:
     """End the broker's process, as a kill does; `server.restart()` brings it back."""
-    import os
-    import signal
-
     os.kill(server.pid, signal.SIGKILL)
     await server.wait_exited()
 

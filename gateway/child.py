@@ -1,0 +1,82 @@
+"""Where a process below `passline serve` begins: `python -P -m gateway.child ROLE NAME PARENT [LISTENER]`.
+
+Settings come from the environment, what only a parent knows from the arguments: its process id, and the descriptor of
+the listening socket. It lives no longer than its parent. Not for use by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run the role, and end with 1 and a line in the log if it fails."""
+    role, name, parent, *listener = sys.argv[1:]
+    _end_with(int(parent))
+    # Only now what takes its time to be imported: until here an orphan would live on.
+    import msgspec
+    import structlog
+
+    from auth.errors import AuthError
+    from gateway.errors import GatewayError
+    from gateway.settings import Settings
+    from gateway.telemetry import configure_logging
+    from streams.errors import StreamsError
+
+    try:
+        # The parent has told the notices.
+        settings = msgspec.structs.replace(Settings.from_environment(os.environ), notices=())
+        configure_logging(settings)
+        structlog.contextvars.bind_contextvars(process=name)
+        if role == "gateway":
+            _serve(settings, int(listener[0]))
+        else:
+            _work(settings)
+    except (GatewayError, StreamsError, AuthError) as error:
+        structlog.get_logger().error("process.failed", reason=str(error))
+        sys.exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel send SIGTERM when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # not a traceback
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked to be told
+        sys.exit(1)
+
+
+def _serve(settings: Settings, listener: int) -> None:
+    from gateway.serve import serve_gateway
+
+    serve_gateway(settings, listener)
+
+
+def _work(settings: Settings) -> None:
+    import uvloop
+
+    from gateway import worker
+    from gateway.broker_url import broker_url
+
+    async def until_ended() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with suppress(asyncio.CancelledError):
+            await worker.run(settings, broker_url(settings, "worker"))
+
+    uvloop.run(until_ended())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""`passline serve`: the broker, one worker and the gateway processes, started in order and ended in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from auth.keys import development_key, load_public_key
+from gateway.background import background
+from gateway.children import Child, kept
+from gateway.errors import GatewayError, ProcessUnfit
+from streams.broker import connect
+from streams.credentials import ROLES, inbox_prefix, password_variable
+from streams.database import DatabaseUnavailable, open_database
+from streams.embedded import EmbeddedNats
+from streams.errors import DataDirectoryNotUsable, StreamsError
+from streams.migrations import check_schema, migrate
+from streams.provision import StreamSettings, provision
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from gateway import children
+    from gateway.settings import Settings
+    from streams.credentials import Role
+
+BACKLOG = 2048
+"""Connections that the kernel holds while no process takes them, as after a crash of the only one."""
+
+GATEWAY_GRACE_SECONDS = 8.0
+"""For a gateway process to end, beyond the drain window: open requests, then its connections to broker and database."""
+
+WORKER_GRACE_SECONDS = 8.0
+
+_MAX_DESCRIPTORS = 1 << 20
+_BROKER_BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+_log = structlog.get_logger()
+
+
+class ListenerNotUsable(GatewayError):
+    """The address can't be listened on."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(
+            f"can't listen on {host}:{port} ({reason}): end what listens there, or choose another --host or --port"
+        )
+        self.host, self.port, self.reason = host, port, reason
+
+
+class Supervisor:
+    """`async with Supervisor(settings) as supervisor:` everything runs for as long as the block does.
+
+    Entering starts all processes, which are not ready yet then. Leaving drains the gateways within the drain window,
+    then ends the worker, then the broker; if leaving is cancelled, at once.
+
+    Entering raises ListenerNotUsable, KeyUnusable, and StreamsError where the broker or the database can't be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        # While open:
+        self._broker: EmbeddedNats | None = None
+        self._gateways: list[Child] = []
+        self._address = (settings.host, settings.port)
+        self._ready = asyncio.Event()
+        self._unfit: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where the gateways listen."""
+        host, port = self._address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def broker_url(self, role: Role) -> str:
+        """For one of the broker's users: never to be logged."""
+        url = self._broker.url(role) if self._broker is not None else self._settings.external_nats_url(role)
+        assert url is not None
+        return url
+
+    @property
+    def statuses(self) -> list[children.Status]:
+        """What each gateway process that runs told last."""
+        return [each.status for each in self._gateways if each.status is not None]
+
+    async def wait_ready(self) -> None:
+        """Until a gateway process is ready."""
+        await self._ready.wait()
+
+    async def run(self) -> None:
+        """Until cancelled.
+
+        Raises:
+            ProcessUnfit: what watches over the others has failed.
+        """
+        raise ProcessUnfit(await self._unfit)
+
+    async def _start(self) -> None:
+        settings, enter = self._settings, self._stack.enter_async_context
+        _raise_descriptor_limit()
+        listener = self._stack.enter_context(_listen(settings.host, settings.port))
+        self._address = (settings.host, listener.getsockname()[1])
+        if settings.nats_url is None:
+            self._broker = await enter(EmbeddedNats(settings.data_dir))
+            await enter(background(_keep_broker(self._broker), on_death=self._give_up))
+        await self._prepare()
+        worker = Child("worker", "worker", self._environment("worker"))
+        await enter(kept([worker], grace_seconds=WORKER_GRACE_SECONDS, on_death=self._give_up))
+        self._gateways = [
+            Child(
+                f"gateway-{number}",
+                "gateway",
+                self._environment("gateway"),
+                listener=listener.fileno(),
+                on_status=self._look_at_statuses,
+            )
+            for number in range(1, settings.workers + 1)
+        ]
+        grace = settings.drain_seconds + GATEWAY_GRACE_SECONDS
+        await enter(kept(self._gateways, grace_seconds=grace, on_death=self._give_up))
+        # With theirs closed as well, the port refuses at once instead of holding what nobody will take.
+        self._stack.callback(listener.close)
+
+    async def _prepare(self) -> None:
+        """What has to be there before the others start: streams, tables, and a key."""
+        settings = self._settings
+        try:
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataDirectoryNotUsable(settings.data_dir, error.strerror or str(error)) from error
+        if settings.token_key_file is None:
+            development_key(settings.data_dir)
+            _log.info("tokens.development_key", data_dir=str(settings.data_dir))
+        else:
+            load_public_key(settings.token_key_file)
+        await self._provision()
+        await self._prepare_database()
+
+    async def _provision(self) -> None:
+        if self._broker is None and self._settings.nats_passwords and "admin" not in self._settings.nats_passwords:
+            _log.info("broker.not_provisioned", reason="the password of its user `admin` is not set")
+            return
+        async with connect(
+            self.broker_url("admin"),
+            name="passline-admin",
+            inbox_prefix=inbox_prefix("admin"),
+            on_closed=lambda: None,  # what is asked then fails by itself
+        ) as client:
+            await provision(client, StreamSettings())
+
+    async def _prepare_database(self) -> None:
+        """Who is alone with the database takes it to this version's tables; elsewhere that is a deployment's step."""
+        url = self._settings.sql_url
+        if self._broker is not None or url.startswith("sqlite"):
+            await migrate(url)
+            return
+        async with open_database(url, statement_seconds=self._settings.statement_seconds) as engine:
+            try:
+                await check_schema(engine)
+            except DatabaseUnavailable as error:
+                _log.warning("database.away", reason=str(error))  # streams are refused softly until it is there
+
+    def _environment(self, role: Role) -> dict[str, str]:
+        """What a child gets: our environment, the settings that a command's options may have changed, and of an
+        embedded broker's passwords its own.
+        """
+        settings, environment = self._settings, dict(os.environ)
+        environment["PASSLINE_DATA_DIR"] = str(settings.data_dir.absolute())
+        environment["PASSLINE_LOG_LEVEL"] = settings.log_level
+        if self._broker is not None:
+            for each in ROLES:
+                environment.pop(password_variable(each), None)
+            environment["PASSLINE_NATS_URL"] = f"nats://{self._broker.address.host}:{self._broker.port}"
+            environment[password_variable(role)] = self._broker.address.passwords[role]
+        return environment
+
+    def _look_at_statuses(self) -> None:
+        if any(status.ready for status in self.statuses):
+            self._ready.set()
+
+    def _give_up(self, reason: str) -> None:
+        if not self._unfit.done():
+            self._unfit.set_result(reason)
+
+
+async def supervise(settings: Settings, body: Callable[[Supervisor], Awaitable[None]]) -> bool:
+    """Run `body` with everything started, until it ends or SIGTERM or SIGINT comes; a second one ends at once.
+
+    Returns whether all ended in good order. Raises what entering a Supervisor raises, and ProcessUnfit.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    started = False
+    try:
+        async with Supervisor(settings) as supervisor:
+            started = True
+            try:
+                await body(supervisor)
+            except asyncio.CancelledError:
+                task.uncancel()  # or, before Python 3.11.4, no timeout would work in what is to be ended now
+    except asyncio.CancelledError:
+        _log.warning("supervisor.ended_at_once")
+        return not started
+    return True
+
+
+async def _keep_broker(broker: EmbeddedNats) -> None:
+    """Start the broker again whenever it dies, on its port, so that all find their way back."""
+    while True:
+        code = await broker.wait_exited()
+        _log.error("broker.died", returncode=code)
+        failures = 0
+        while True:
+            try:
+                await broker.restart()
+                break
+            except StreamsError as error:
+                pause = _BROKER_BACKOFF_SECONDS[min(failures, len(_BROKER_BACKOFF_SECONDS) - 1)]
+                failures += 1
+                _log.error("broker.not_restarted", reason=str(error), again_in_seconds=pause)
+                await asyncio.sleep(pause)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The socket that all gateway processes share; it holds connections from now on until one takes them."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        dual = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    except (OSError, UnicodeError) as error:
+        raise ListenerNotUsable(host, port, getattr(error, "strerror", None) or str(error)) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _raise_descriptor_limit() -> None:
+    """A stream is a descriptor; the soft limit is often 1,024, for the sake of programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            _log.warning("descriptors.limited", soft=soft, reason=str(error))

@@ -1,0 +1,248 @@
+"""The demo's town: restaurants, their staff, customers, and what happens to their orders. Pure, given a seed.
+
+It stands in for the services that would publish these events; nothing in the gateway knows of it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import heapq
+import random
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from streams.events import (
+    AnyEvent,
+    Money,
+    OrderAccepted,
+    OrderCancelled,
+    OrderDelivered,
+    OrderEvent,
+    OrderItem,
+    OrderPaymentFailed,
+    OrderPaymentSucceeded,
+    OrderPlaced,
+    OrderPreparing,
+    OrderReadyForDelivery,
+    OrderRejected,
+    Role,
+    StaffAssigned,
+)
+
+FIRST_ORDER_PATIENCE = 10.0
+"""The first order takes so many times longer, four minutes or so: there is time to watch it."""
+
+_CURRENCY = "EUR"
+_FEE_PERCENT = 8
+_MINUTES_TO_TABLE = 25  # what customers are told; the town itself is faster
+
+
+class Restaurant(msgspec.Struct, frozen=True):
+    """A restaurant, who owns it and works there (identities), and what it cooks: dish and price in cents."""
+
+    id: str
+    name: str
+    owner: str
+    staff: tuple[str, ...]
+    menu: tuple[tuple[str, int], ...]
+
+
+class Customer(msgspec.Struct, frozen=True):
+    """Somebody who orders: what the token says, and the name."""
+
+    identity: str
+    name: str
+
+
+class Order(msgspec.Struct, frozen=True):
+    """An order on its way. `lines` are dish, how many of it, and the price of one in cents.
+
+    `patience` stretches all of its times; a `spared` one meets no mishap.
+    """
+
+    id: str
+    number: str
+    restaurant: Restaurant
+    customer: Customer
+    lines: tuple[tuple[str, int, int], ...]
+    patience: float = 1.0
+    spared: bool = False
+
+    @property
+    def total_cents(self) -> int:
+        """What all of it costs."""
+        return sum(quantity * cents for _, quantity, cents in self.lines)
+
+
+class Way(NamedTuple):
+    """What may happen next to an order: with which weight, and after how many seconds."""
+
+    weight: int
+    event: type[OrderEvent]
+    seconds: tuple[float, float]
+    reason: str | UnsetType = UNSET
+
+
+# fmt: off
+WAYS: dict[type[OrderEvent], tuple[Way, ...]] = {
+    OrderPlaced: (
+        Way(94, OrderPaymentSucceeded, (0.5, 2)),
+        Way(6,  OrderPaymentFailed,    (0.5, 2), "The card was declined."),
+    ),
+    OrderPaymentFailed: (
+        Way(70, OrderPaymentSucceeded, (2, 5)),
+        Way(30, OrderCancelled,        (3, 8), "Not paid."),
+    ),
+    OrderPaymentSucceeded: (
+        Way(90, OrderAccepted,         (2, 5)),
+        Way(5,  OrderRejected,         (2, 5), "The kitchen is full."),
+        Way(5,  OrderCancelled,        (1, 4), "The customer has changed their mind."),
+    ),
+    OrderAccepted:         (Way(1, OrderPreparing,        (1, 3)),),
+    OrderPreparing:        (Way(1, OrderReadyForDelivery, (4, 12)),),
+    OrderReadyForDelivery: (Way(1, OrderDelivered,        (4, 12)),),
+}
+"""An order's life: after each event one of its ways, the first of which is the good one; none is the end."""
+
+RESTAURANTS = (
+    Restaurant("pizzeria-roma", "Pizzeria Roma", "giulia", ("marco", "sofia"),
+               (("Margherita", 950), ("Diavola", 1150), ("Tiramisù", 550))),
+    Restaurant("sushi-kumo", "Sushi Kumo", "haruki", ("aiko",),
+               (("Maki mix", 1450), ("Salmon nigiri", 650), ("Miso soup", 390))),
+    Restaurant("taqueria-luna", "Taquería Luna", "valeria", ("diego", "ines"),
+               (("Tacos al pastor", 890), ("Quesadilla", 750), ("Horchata", 320))),
+    Restaurant("bistro-azur", "Bistro Azur", "camille", ("louis",),
+               (("Quiche", 980), ("Salade niçoise", 1190), ("Crème brûlée", 620))),
+    Restaurant("curry-house", "Curry House", "arjun", ("priya", "dev"),
+               (("Chana masala", 1050), ("Garlic naan", 350), ("Mango lassi", 420))),
+    Restaurant("green-bowl", "Green Bowl", "nora", ("emil",),
+               (("Falafel bowl", 1090), ("Lentil soup", 690), ("Lemonade", 380))),
+    Restaurant("noodle-bar", "Noodle Bar", "linh", ("minh",),
+               (("Phở bò", 1290), ("Summer rolls", 690), ("Iced coffee", 410))),
+    Restaurant("burger-yard", "Burger Yard", "sam", ("alex", "kim"),
+               (("Cheeseburger", 1150), ("Fries", 390), ("Milkshake", 520))),
+)
+
+CUSTOMERS = (
+    Customer("ada", "Ada Lovelace"),
+    Customer("auth0|5f7c8ec7c33c6c004bbafe82", "Grace Hopper"),  # what issuers really call people
+    Customer("alan", "Alan Turing"),
+    Customer("edsger", "Edsger Dijkstra"),
+    Customer("barbara", "Barbara Liskov"),
+    Customer("tony", "Tony Hoare"),
+    Customer("radia", "Radia Perlman"),
+    Customer("leslie", "Leslie Lamport"),
+    Customer("frances", "Frances Allen"),
+    Customer("donald", "Donald Knuth"),
+)
+# fmt: on
+
+_T = TypeVar("_T")
+
+
+class Town:
+    """What happens in a town of the first `restaurants` of RESTAURANTS, at a steady `orders_per_minute`.
+
+    Its time stands still between two calls of `advance`, so a town whose events could not be published for a while
+    goes on where it was. The same seed gives the same events, ids included, so a town that publishes for others than
+    a test needs a new one each time.
+    """
+
+    def __init__(self, *, seed: int, restaurants: int, orders_per_minute: float) -> None:
+        if not 1 <= restaurants <= len(RESTAURANTS) or orders_per_minute <= 0:
+            raise ValueError("a town has restaurants and orders")
+        self.restaurants = RESTAURANTS[:restaurants]
+        self.placed = 0
+        self._random = random.Random(seed)  # noqa: S311 - nothing to guard
+        self._gap_seconds = 60 / orders_per_minute
+        self._numbers = count(1001)
+        self._time = 0.0
+        # What is due when. The number keeps what is due at one moment in order.
+        self._due: list[tuple[float, int, Order, type[OrderEvent], str | UnsetType]] = []
+        self._steps = count()
+        self.first_order = self._order(self.restaurants[0], CUSTOMERS[0], patience=FIRST_ORDER_PATIENCE, spared=True)
+        self._plan(0.0, self.first_order, OrderPlaced)
+
+    def staff(self, now: dt.datetime) -> list[AnyEvent]:
+        """Who owns and who works in each restaurant."""
+        return [
+            StaffAssigned(
+                event_id=self._id("staff"), occurred_on_utc=now, restaurant_id=each.id, subject=person, role=role
+            )
+            for each in self.restaurants
+            for role, people in ((Role.OWNER, (each.owner,)), (Role.STAFF, each.staff))
+            for person in people
+        ]
+
+    def advance(self, seconds: float, now: dt.datetime) -> Iterator[AnyEvent]:
+        """Let `seconds` pass: what happens in them, in order and as of `now`. The first call places the first order."""
+        self._time += seconds
+        while self._due[0][0] <= self._time:
+            at, _, order, kind, reason = heapq.heappop(self._due)
+            if kind is OrderPlaced:
+                self.placed += 1
+                gap = self._gap_seconds * self._random.uniform(0.5, 1.5)
+                self._plan(at + gap, self._order(self._pick(self.restaurants), self._pick(CUSTOMERS)), OrderPlaced)
+            if kind in WAYS:
+                self._plan_next(at, order, WAYS[kind])
+            yield self._event(order, kind, reason, now)
+
+    def _plan_next(self, at: float, order: Order, ways: Sequence[Way]) -> None:
+        if order.spared:
+            ways = ways[:1]
+        [way] = self._random.choices(ways, [each.weight for each in ways])
+        self._plan(at + order.patience * self._random.uniform(*way.seconds), order, way.event, way.reason)
+
+    def _plan(self, at: float, order: Order, kind: type[OrderEvent], reason: str | UnsetType = UNSET) -> None:
+        heapq.heappush(self._due, (at, next(self._steps), order, kind, reason))
+
+    def _event(self, order: Order, kind: type[OrderEvent], reason: str | UnsetType, now: dt.datetime) -> AnyEvent:
+        event: AnyEvent = kind(  # type: ignore[assignment]  # every one in WAYS is one of them
+            event_id=self._id("event"),
+            occurred_on_utc=now,
+            order_id=order.id,
+            restaurant_id=order.restaurant.id,
+            customer_id=order.customer.identity,
+            order_number=order.number,
+            reason=reason,
+            **_details(order, kind, now),
+        )
+        return event
+
+    def _order(
+        self, restaurant: Restaurant, customer: Customer, *, patience: float = 1.0, spared: bool = False
+    ) -> Order:
+        dishes = self._random.sample(restaurant.menu, self._random.randint(1, len(restaurant.menu)))
+        lines = tuple((name, self._random.randint(1, 3), cents) for name, cents in dishes)
+        number = f"#{next(self._numbers)}"
+        return Order(self._id("order"), number, restaurant, customer, lines, patience=patience, spared=spared)
+
+    def _pick(self, choices: Sequence[_T]) -> _T:
+        return self._random.choice(choices)
+
+    def _id(self, kind: str) -> str:
+        return f"{kind}-{self._random.getrandbits(64):016x}"
+
+
+def _details(order: Order, kind: type[OrderEvent], now: dt.datetime) -> dict[str, Any]:
+    """What an event of this kind says beside whose it is."""
+    details: dict[str, Any] = {}
+    if kind in (OrderPlaced, OrderPaymentSucceeded, OrderPaymentFailed):
+        details["customer_name"] = order.customer.name
+        details["items"] = [OrderItem(name, quantity, _money(cents)) for name, quantity, cents in order.lines]
+        details["total"] = _money(order.total_cents)
+    if kind is OrderPlaced:
+        details["platform_fee"] = _money(order.total_cents * _FEE_PERCENT // 100)
+    if kind is OrderAccepted:
+        details["estimated_delivery_time"] = now + dt.timedelta(minutes=_MINUTES_TO_TABLE)
+    if kind is OrderDelivered:
+        details["actual_delivery_time"] = now
+    return details
+
+
+def _money(cents: int) -> Money:
+    return Money(f"{cents // 100}.{cents % 100:02}", _CURRENCY)
