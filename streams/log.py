@@ -87,7 +87,7 @@ class Log:
 
     async def get(self, sequence: int) -> Stored | None:
         """The entry at `sequence`; None if the log does not hold it, or does not yet."""
-        return await self._message({"seq": sequence})
+        return await self._message({"seq": sequence}) if sequence > 0 else None
 
     async def _message(self, query: dict[str, object]) -> Stored | None:
         try:

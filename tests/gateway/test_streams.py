@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streams.subjects import identity_key
+from tests.support.databases import KINDS
 from tests.support.logs import append_order, append_orders, append_staff
 from tests.support.nats import client, eventually
 from tests.support.sse_client import Ending, SseStream, open_stream
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from tests.support.gateway import Passline, RunningGateway
 
 
+ON_BOTH = pytest.mark.parametrize("database_kind", KINDS, indirect=True)
+"""For the core of these tests; the others run on SQLite."""
+
+
 @pytest.fixture
-def database_kind() -> str:
-    """SQLite here; `test_streams_core` has what is run on both."""
-    return "sqlite"
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", "sqlite"))
 
 
 async def opened(stream: SseStream) -> dict[str, Any]:
@@ -74,6 +78,7 @@ async def test_stream_opens_with_a_head_that_proxies_leave_alone(passline: Passl
         assert header("content-length") is None
 
 
+@ON_BOTH
 async def test_fresh_stream_begins_with_the_state_and_goes_on_with_what_follows(passline: Passline) -> None:
     gateway = await passline.gateway()
     last = await append_order(passline.nc, "placed", kind="OrderPlaced", total={"amount": "25.00", "currency": "EUR"})
@@ -92,6 +97,7 @@ async def test_fresh_stream_begins_with_the_state_and_goes_on_with_what_follows(
         assert await event_ids(stream, 1) == ["accepted"]
 
 
+@ON_BOTH
 async def test_customer_sees_their_order_and_its_state(passline: Passline) -> None:
     gateway = await passline.gateway()
     last = await append_order(passline.nc, "placed", kind="OrderPlaced", items=[{"name": "Pizza", "quantity": 1}])
@@ -124,6 +130,7 @@ async def _open_and_read(gateway: RunningGateway) -> tuple[dict[str, Any], list[
         return told, await event_ids(stream, 1)
 
 
+@ON_BOTH
 async def test_client_that_comes_back_gets_exactly_what_it_missed(passline: Passline) -> None:
     gateway = await passline.gateway()
     await append_orders(passline.nc, 10)
@@ -292,6 +299,7 @@ async def test_stream_ends_with_its_token_and_says_so(passline: Passline) -> Non
         assert stream.status == 401
 
 
+@ON_BOTH
 async def test_revoked_staff_are_out_before_any_later_event(passline: Passline) -> None:
     gateway = await passline.gateway()
     token = gateway.token("ann")
@@ -318,6 +326,7 @@ async def test_revoked_staff_are_out_before_any_later_event(passline: Passline) 
         assert stream.status == 403
 
 
+@ON_BOTH
 async def test_while_the_worker_stands_still_the_revoked_stay_out_and_new_owners_get_in(passline: Passline) -> None:
     gateway = await passline.gateway()
     await append_staff(passline.nc, "s1", "StaffAssigned", restaurant="r1", subject="ann", role="staff")

@@ -99,3 +99,8 @@ def test_time_is_exact_to_the_nanosecond(seconds: int, nanoseconds: int) -> None
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     text = f"{whole}.{nanoseconds:09}".rstrip("0").rstrip(".") if nanoseconds else whole
     assert _nanoseconds(text + "Z") == seconds * SECOND + nanoseconds
+
+
+async def test_before_the_first_entry_there_is_nothing(log_server: EmbeddedNats) -> None:
+    async with client(log_server, "gateway") as nc:
+        assert await Log(nc).get(0) is None
