@@ -61,6 +61,7 @@ def create_app(settings: Settings, on_death: Callable[[str], None] | None = None
         exception_handlers=EXCEPTION_HANDLERS,
         cors_config=cors_config(settings),
         openapi_config=openapi_config(settings),
+        logging_config=None,  # the process configures it, for workers and commands alike
     )
 
 
