@@ -30,7 +30,7 @@ async def background(*coroutines: Coroutine[Any, Any, None], on_death: Callable[
         on_death(task.get_name())
 
     stopping = False
-    tasks = [asyncio.create_task(each, name=each.__qualname__) for each in coroutines]
+    tasks = [asyncio.create_task(each, name=getattr(each, "__qualname__", None)) for each in coroutines]
     for task in tasks:
         task.add_done_callback(ended)
     try:

@@ -30,14 +30,17 @@ def main() -> None:
 
     from auth.errors import AuthError
     from gateway.errors import GatewayError
-    from gateway.settings import Settings
+    from gateway.settings import Settings, SettingsInvalid
     from gateway.telemetry import configure_logging
     from streams.errors import StreamsError
 
     try:
         # The parent has told the notices.
         settings = msgspec.structs.replace(Settings.from_environment(os.environ), notices=())
-        configure_logging(settings)
+    except SettingsInvalid as error:
+        sys.exit(str(error))  # there is no log yet
+    configure_logging(settings)
+    try:
         structlog.contextvars.bind_contextvars(process=name)
         if role == "gateway":
             _serve(settings, int(listener[0]))

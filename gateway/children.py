@@ -38,8 +38,15 @@ class Status(msgspec.Struct, frozen=True):
     cursor: str
 
 
+def child_command(role: Role, name: str, listener: int | None = None) -> tuple[str, ...]:
+    """What starts `gateway.child` below this process. `listener` is the descriptor of the listening socket."""
+    given = () if listener is None else (str(listener),)
+    # -P: what lies in the present directory must not stand in for our packages.
+    return (sys.executable, "-P", "-m", "gateway.child", role, name, str(os.getpid()), *given)
+
+
 class Child:
-    """A place for one process. `environment` is all that it gets, `listener` a descriptor that it inherits.
+    """A place for one process. `environment` is all of its environment, `descriptors` are what it inherits.
 
     `status` is what the present process told last, None before it told anything; `on_status` is called when it changes.
     """
@@ -47,17 +54,17 @@ class Child:
     def __init__(
         self,
         name: str,
-        role: Role,
+        command: Sequence[str],
         environment: Mapping[str, str],
         *,
-        listener: int | None = None,
+        descriptors: Sequence[int] = (),
         on_status: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.status: Status | None = None
-        self._role = role
+        self._command = command
         self._environment = environment
-        self._listener = listener
+        self._descriptors = descriptors
         self._on_status = on_status
         self._ending = asyncio.Event()
         self._ended = asyncio.Event()
@@ -101,11 +108,11 @@ class Child:
         """One process from its start to its end; how it ended."""
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command(),
+                *self._command,
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
-                pass_fds=() if self._listener is None else (self._listener,),
+                pass_fds=self._descriptors,
                 # A Ctrl-C in the terminal is for the supervisor; it ends the others in their order.
                 start_new_session=True,
             )
@@ -127,11 +134,6 @@ class Child:
                     process.kill()
                 await process.wait()
         return f"ended with code {code}" if code >= 0 else f"killed by signal {-code}"
-
-    def _command(self) -> tuple[str, ...]:
-        # -P: what lies in the present directory must not stand in for our packages.
-        given = () if self._listener is None else (str(self._listener),)
-        return (sys.executable, "-P", "-m", "gateway.child", self._role, self.name, str(os.getpid()), *given)
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None

@@ -107,7 +107,8 @@ def _splitter(content_type: str) -> _Splitter:
 def _json(body: bytes) -> list[bytes]:
     """One event, or an array of them."""
     if not _is_array(body):
-        return [body] if body.strip(_BLANK) else []
+        single = body.strip(_BLANK)
+        return [single] if single else []
     try:
         # Counted before anything is kept: four megabytes of `[1,1,…]` would take a hundred and more.
         _check_count(len(_shape.decode(body)))

@@ -49,7 +49,7 @@ def serve_gateway(settings: Settings, listener: int) -> None:
         ProcessUnfit: it can't do its work any more and has ended its streams.
         SettingsInvalid, KeyUnusable
     """
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+    logging.getLogger("uvicorn.error").addFilter(is_no_cut)
     server = GatewayServer(settings, _tell_supervisor)
     server.run(sockets=[socket.socket(fileno=listener)])
     if server.unfit is not None:
@@ -136,7 +136,8 @@ class GatewayServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _is_no_cut(record: logging.LogRecord) -> bool:
+def is_no_cut(record: logging.LogRecord) -> bool:
+    """A filter: whether it is anything else than a complaint about a stream that was ended on purpose."""
     return record.getMessage() != _CUT
 
 

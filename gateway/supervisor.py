@@ -8,21 +8,17 @@ import resource
 import signal
 import socket
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from auth.keys import development_key, load_public_key
 from gateway.background import background
-from gateway.children import Child, kept
+from gateway.children import Child, child_command, kept
 from gateway.errors import GatewayError, ProcessUnfit
-from streams.broker import connect
-from streams.credentials import ROLES, inbox_prefix, password_variable
-from streams.database import DatabaseUnavailable, open_database
+from gateway.preparation import prepare
+from streams.credentials import ROLES, password_variable
 from streams.embedded import EmbeddedNats
-from streams.errors import DataDirectoryNotUsable, StreamsError
-from streams.migrations import check_schema, migrate
-from streams.provision import StreamSettings, provision
+from streams.errors import StreamsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -106,81 +102,51 @@ class Supervisor:
         return [each.status for each in self._gateways if each.status is not None]
 
     async def wait_ready(self) -> None:
-        """Until a gateway process is ready."""
-        await self._ready.wait()
-
-    async def run(self) -> None:
-        """Until cancelled.
+        """Until a gateway process is ready.
 
         Raises:
             ProcessUnfit: what watches over the others has failed.
         """
+        ready = asyncio.ensure_future(self._ready.wait())
+        either: set[asyncio.Future[Any]] = {ready, self._unfit}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if self._unfit.done():
+            raise ProcessUnfit(self._unfit.result())
+
+    async def run(self) -> None:
+        """Until cancelled. Raises ProcessUnfit."""
         raise ProcessUnfit(await self._unfit)
 
     async def _start(self) -> None:
         settings, enter = self._settings, self._stack.enter_async_context
         _raise_descriptor_limit()
-        listener = self._stack.enter_context(_listen(settings.host, settings.port))
+        listener = self._stack.enter_context(listen(settings.host, settings.port))
         self._address = (settings.host, listener.getsockname()[1])
         if settings.nats_url is None:
             self._broker = await enter(EmbeddedNats(settings.data_dir))
             await enter(background(_keep_broker(self._broker), on_death=self._give_up))
-        await self._prepare()
-        worker = Child("worker", "worker", self._environment("worker"))
+        await prepare(settings, self.broker_url("admin"), is_alone=self._broker is not None)
+        worker = Child("worker", child_command("worker", "worker"), self._environment("worker"))
         await enter(kept([worker], grace_seconds=WORKER_GRACE_SECONDS, on_death=self._give_up))
         self._gateways = [
-            Child(
-                f"gateway-{number}",
-                "gateway",
-                self._environment("gateway"),
-                listener=listener.fileno(),
-                on_status=self._look_at_statuses,
-            )
-            for number in range(1, settings.workers + 1)
+            self._gateway(f"gateway-{number + 1}", listener.fileno()) for number in range(settings.workers)
         ]
         grace = settings.drain_seconds + GATEWAY_GRACE_SECONDS
         await enter(kept(self._gateways, grace_seconds=grace, on_death=self._give_up))
         # With theirs closed as well, the port refuses at once instead of holding what nobody will take.
         self._stack.callback(listener.close)
 
-    async def _prepare(self) -> None:
-        """What has to be there before the others start: streams, tables, and a key."""
-        settings = self._settings
-        try:
-            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataDirectoryNotUsable(settings.data_dir, error.strerror or str(error)) from error
-        if settings.token_key_file is None:
-            development_key(settings.data_dir)
-            _log.info("tokens.development_key", data_dir=str(settings.data_dir))
-        else:
-            load_public_key(settings.token_key_file)
-        await self._provision()
-        await self._prepare_database()
-
-    async def _provision(self) -> None:
-        if self._broker is None and self._settings.nats_passwords and "admin" not in self._settings.nats_passwords:
-            _log.info("broker.not_provisioned", reason="the password of its user `admin` is not set")
-            return
-        async with connect(
-            self.broker_url("admin"),
-            name="passline-admin",
-            inbox_prefix=inbox_prefix("admin"),
-            on_closed=lambda: None,  # what is asked then fails by itself
-        ) as client:
-            await provision(client, StreamSettings())
-
-    async def _prepare_database(self) -> None:
-        """Who is alone with the database takes it to this version's tables; elsewhere that is a deployment's step."""
-        url = self._settings.sql_url
-        if self._broker is not None or url.startswith("sqlite"):
-            await migrate(url)
-            return
-        async with open_database(url, statement_seconds=self._settings.statement_seconds) as engine:
-            try:
-                await check_schema(engine)
-            except DatabaseUnavailable as error:
-                _log.warning("database.away", reason=str(error))  # streams are refused softly until it is there
+    def _gateway(self, name: str, listener: int) -> Child:
+        return Child(
+            name,
+            child_command("gateway", name, listener),
+            self._environment("gateway"),
+            descriptors=(listener,),
+            on_status=self._look_at_statuses,
+        )
 
     def _environment(self, role: Role) -> dict[str, str]:
         """What a child gets: our environment, the settings that a command's options may have changed, and of an
@@ -246,8 +212,12 @@ async def _keep_broker(broker: EmbeddedNats) -> None:
                 await asyncio.sleep(pause)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket that all gateway processes share; it holds connections from now on until one takes them."""
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that all gateway processes share; it holds connections from now on until one takes them.
+
+    Raises:
+        ListenerNotUsable
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         dual = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()

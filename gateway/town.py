@@ -33,8 +33,8 @@ from streams.events import (
     StaffAssigned,
 )
 
-FIRST_ORDER_PATIENCE = 10.0
-"""The first order takes so many times longer, four minutes or so: there is time to watch it."""
+FIRST_ORDER_PATIENCE = 6.0
+"""The first order takes so many times longer, two minutes or so: there is time to watch it."""
 
 _CURRENCY = "EUR"
 _FEE_PERCENT = 8

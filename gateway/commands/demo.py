@@ -172,8 +172,6 @@ def _lines(settings: Settings, town: Town, url: str, cursor: str) -> Iterator[tu
         f'curl -X POST -H "{service}" -H "Content-Type: application/json" -d \'{placed}\' {url}/api/v1/events',
     )
     name, _, credentials = staff.partition(": ")
-    yield (
-        f"A browser: open {url}/health/live, and in its console",
-        f"await fetch('/api/v1/session', {{method: 'POST', headers: {{{name}: '{credentials}'}}}}); "
-        f"new EventSource('{stream}').addEventListener('ReceiveOrderPlaced', event => console.log(event.data))",
-    )
+    session = f"await fetch('/api/v1/session', {{method: 'POST', headers: {{{name}: '{credentials}'}}}})"
+    listen = f"new EventSource('{stream}').addEventListener('ReceiveOrderPlaced', event => console.log(event.data))"
+    yield f"A browser: open {url}/health/live, and in its console", f"{session}; {listen}"

@@ -48,14 +48,6 @@ def serve(host: str | None, port: int | None, workers: int | None, data_dir: Pat
 
 
 async def _serve(supervisor: Supervisor) -> None:
-    ready = asyncio.create_task(announce(supervisor))
-    try:
-        await supervisor.run()
-    finally:
-        ready.cancel()
-
-
-async def announce(supervisor: Supervisor) -> None:
-    """Say where, once somebody can be served there."""
     await supervisor.wait_ready()
     click.echo(f"passline is listening on {supervisor.url}")
+    await supervisor.run()

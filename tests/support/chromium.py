@@ -34,9 +34,8 @@ _FLAGS = (
 @asynccontextmanager
 async def chromium_context(**options: object) -> AsyncIterator[BrowserContext]:
     """A browser of its own with a fresh profile. `options` are those of Playwright's `Browser.new_context`."""
-    assert EXECUTABLE.exists(), f"there is no {EXECUTABLE}: run deploy/install-test-packages as root"
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=EXECUTABLE, args=list(_FLAGS), headless=True)
+        browser = await playwright.chromium.launch(executable_path=_executable(), args=list(_FLAGS), headless=True)
         try:
             yield await browser.new_context(**options)  # type: ignore[arg-type]
         finally:
@@ -48,3 +47,8 @@ async def chromium_page(**options: object) -> AsyncIterator[Page]:
     """A page in such a browser."""
     async with chromium_context(**options) as context:
         yield await context.new_page()
+
+
+def _executable() -> Path:
+    assert EXECUTABLE.exists(), f"there is no {EXECUTABLE}: run deploy/install-test-packages as root"
+    return EXECUTABLE

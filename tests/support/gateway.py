@@ -41,7 +41,7 @@ class RunningGateway:
         self.gateway = gateway
         self._key = key
 
-    def token(self, subject: str, *, life_seconds: float = 3600, **claims: Any) -> str:
+    def token(self, subject: str, *, life_seconds: int = 3600, **claims: Any) -> str:
         """A token of the development key; `restaurants` and `scopes` as `auth.tokens.mint` takes them."""
         settings = self.gateway.settings
         return mint(

@@ -16,6 +16,7 @@ from tests.support.event_stream import Block, EventStreamParser
 PIECES = (
     *(b"\r", b"\n", b"\r\n", b"\n\n", b": ", b":", b" ", b"\xef\xbb\xbf", "é\u2028".encode(), b"\xc3"),
     *(b"data", b"data: x", b"event: e", b"id: 1", b"id", b"id:\0", b"retry: 7", b"retry: -1", b"other: y"),
+    *(b"data: x\n", b"data: x\n\n", b"event: e\r", b"id: 2\r\n", b"data\r", b"\r\n\r\n", b"\ndata: y\n", b"\r\r"),
 )
 STREAMS = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 
