@@ -1,24 +1,31 @@
-"""The command `passline`: its subcommands are in `gateway.commands`."""
+"""The command `passline`. Each subcommand is an object of its name in a module of its name in `gateway.commands`."""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import click
 
 from auth.errors import AuthError
-from gateway.commands.demo import demo
-from gateway.commands.epoch import epoch
-from gateway.commands.projection import projection
-from gateway.commands.publish import publish
-from gateway.commands.serve import serve
-from gateway.commands.tail import tail
-from gateway.commands.token import token
 from gateway.errors import GatewayError
 from streams.errors import StreamsError
 
+COMMANDS = ("serve", "demo", "token", "publish", "tail", "projection", "epoch")
+
 
 class _Passline(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Imported when it is asked for: what one command needs is half a second that another one need not wait."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"gateway.commands.{cmd_name}"), cmd_name)
+        return command
+
     def invoke(self, ctx: click.Context) -> object:
-        """What is wrong is said in one line; a traceback is for what we did not expect."""
+        """What is wrong is said in one line; a traceback is for what nobody expected."""
         try:
             return super().invoke(ctx)
         except (GatewayError, StreamsError, AuthError) as error:
@@ -36,7 +43,3 @@ def main() -> None:
 
     Settings are PASSLINE_… variables; options stand before them.
     """
-
-
-for each in (serve, demo, token, publish, tail, projection, epoch):
-    main.add_command(each)

@@ -40,20 +40,25 @@ async def prepare(settings: Settings, admin_url: str, *, is_alone: bool) -> None
     else:
         load_public_key(settings.token_key_file)
     if is_alone or "admin" in settings.nats_passwords or not settings.nats_passwords:
-        await _provision(admin_url)
+        await _provision(settings, admin_url)
     else:
         _log.info("broker.not_provisioned", reason="the password of its user `admin` is not set")
     await _prepare_database(settings, is_alone=is_alone)
 
 
-async def _provision(admin_url: str) -> None:
+async def _provision(settings: Settings, admin_url: str) -> None:
     async with connect(
         admin_url,
         name="passline-admin",
         inbox_prefix=inbox_prefix("admin"),
         on_closed=lambda: None,  # what is asked then fails by itself
     ) as client:
-        await provision(client, StreamSettings())
+        wanted = StreamSettings(
+            max_age_seconds=settings.stream_max_age_seconds,
+            max_bytes=settings.stream_max_bytes,
+            replicas=settings.stream_replicas,
+        )
+        await provision(client, wanted)
 
 
 async def _prepare_database(settings: Settings, *, is_alone: bool) -> None:

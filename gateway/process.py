@@ -102,7 +102,7 @@ class Gateway:
 
     def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What must run as long as the process serves; none of it ends by itself."""
-        return self.tail.run(), self.replay.run(), self._tick(), self._prune()
+        return self.tail.run(), self.tail.watch(), self.replay.run(), self._tick(), self._prune()
 
     async def drain(self, seconds: float) -> None:
         """Take no new streams and end the open ones, evenly over `seconds`, each with a jittered time to come back."""

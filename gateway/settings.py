@@ -179,9 +179,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     nats_url: Annotated[Secret | None, _nats_url, "an existing broker; none is started then"] = None
     nats_passwords: Annotated[Mapping[Role, Secret], None, "for each of nats.conf's users"] = {}
-    broker_request_seconds: Annotated[
-        float, _number(0.1, 60), "for a request to the broker in all, its retries included"
-    ] = 2.0
+    stream_replicas: Annotated[int, _whole(1, 5), "of the log in a NATS cluster; for a stream that is made"] = 1
+    stream_max_age_seconds: Annotated[int, _whole(60, 10 * 365 * 86_400), "that the log keeps an event; likewise"] = (
+        7 * 86_400
+    )
+    stream_max_bytes: Annotated[int, _whole(1 << 20, 1 << 50), "that the log takes on the disk; likewise"] = 4 << 30
     database_url: Annotated[Secret | None, _database_url, "the projection; by default a SQLite file in data_dir"] = None
     statement_seconds: Annotated[float, _number(0.1, 60), "for one SQL statement, waiting for locks included"] = 2.0
 

@@ -77,6 +77,7 @@ class Consumer:
         self._wake = asyncio.Event()
         self._consumer_sequence = 0
         self._reconnects = 0
+        self._abandoned: str | None = None
         self._subscription: Subscription | None = None
         self.pending = 0
 
@@ -109,6 +110,11 @@ class Consumer:
     ) -> None:
         await self._leave()
 
+    def abandon(self, reason: str) -> None:
+        """Have who waits for messages lose the consumer, as if the server had ended it."""
+        self._abandoned = reason
+        self._wake.set()
+
     async def next_messages(self) -> list[Delivered]:
         """What has arrived, at least one message and at most MAX_BATCH; waits for it.
 
@@ -118,6 +124,8 @@ class Consumer:
             ConsumerLost: no heartbeat, a connection that was replaced, or a message missing between two others.
         """
         while True:
+            if self._abandoned is not None:
+                raise ConsumerLost(self._abandoned)
             delivered = await self._take()
             if delivered:
                 return delivered
@@ -165,7 +173,7 @@ class Consumer:
     async def _wait(self) -> None:
         clock = asyncio.get_running_loop().time
         deadline = clock() + SILENCE_SECONDS
-        while not self._arrived:
+        while not (self._arrived or self._abandoned):
             if self._client.stats["reconnects"] != self._reconnects:
                 raise ConsumerLost("the connection was replaced")
             if clock() >= deadline:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
 
-    from streams.events import AnyEvent
+    from streams.events import AnyEvent, Event
     from streams.log import Log, Stored
 
 PUBLISH_SECONDS = 4.0
@@ -99,7 +99,7 @@ class Publisher:
         self._known_owner = known_owner
         self._acknowledgements = Acknowledgements(client)
 
-    async def publish(self, events: Sequence[AnyEvent]) -> list[Result]:
+    async def publish(self, events: Sequence[Event]) -> list[Result]:
         """Put the events into the log in their order, and tell of each what became of it, within PUBLISH_SECONDS.
 
         An event that stands in the log already is a duplicate, unless this very call may have put it there without
@@ -121,7 +121,7 @@ class Publisher:
             flights.close()
         return call.results()
 
-    async def _owners(self, events: Iterable[AnyEvent]) -> dict[str, Owner]:
+    async def _owners(self, events: Iterable[Event]) -> dict[str, Owner]:
         """The owners of the events' orders, as far as they are known and can be had in time."""
         owners: dict[str, Owner] = {}
         orders = iter(dict.fromkeys(event.order_id for event in events if isinstance(event, OrderEvent)))
@@ -143,7 +143,7 @@ class Publisher:
 class _EventFlight(Flight):
     """An event on its way. Of its `lane` it is the only one."""
 
-    def __init__(self, index: int, event: AnyEvent, lane: str) -> None:
+    def __init__(self, index: int, event: Event, lane: str) -> None:
         super().__init__(event.log_subject(), encode(event))
         self.index = index
         self.event = event
@@ -161,7 +161,7 @@ class _EventFlight(Flight):
 class _Call:
     """One call of `Publisher.publish`."""
 
-    def __init__(self, log: Log, flights: Flights[_EventFlight], events: Sequence[AnyEvent]) -> None:
+    def __init__(self, log: Log, flights: Flights[_EventFlight], events: Sequence[Event]) -> None:
         self._log = log
         self._flights = flights
         self._events = events
@@ -302,7 +302,7 @@ class _Call:
         self._results[flight.index] = result
         self._in_flight.pop(flight.lane, None)
 
-    def _not_attempted(self, event: AnyEvent) -> Result:
+    def _not_attempted(self, event: Event) -> Result:
         kind = self._failed.get(_lane(event))
         problem = _OUT_OF_REACH if kind is None else _EARLIER_FAILED
         return Result(event.event_id, Status.NOT_ATTEMPTED, problem=problem, kind=kind or ProblemKind.UNAVAILABLE)
@@ -315,7 +315,7 @@ _OUT_OF_REACH = "the broker was out of reach, or there was no time left"
 _EARLIER_FAILED = "an earlier event of the same order failed"
 
 
-def _lane(event: AnyEvent) -> str:
+def _lane(event: Event) -> str:
     """What an event must be kept in order with: its order, or what is said of one restaurant's staff."""
     return event.order_id if isinstance(event, OrderEvent) else event.log_subject().rpartition(".")[0]
 

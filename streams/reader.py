@@ -126,6 +126,7 @@ class Reader:
         self._filters = tuple(filters)
         self._failures = 0
         self._suspected_hole: int | None = None
+        self._consumer: Consumer | None = None
         self.epoch = epoch
         self.position = position
         self.time = time
@@ -140,6 +141,7 @@ class Reader:
             try:
                 await check_place(self._log, self.epoch, self.position, self.time)
                 async with Consumer(self._client, self.position, self._filters) as consumer:
+                    self._consumer = consumer
                     if consumer.pending == 0:
                         yield Batch([], 0)
                     while True:
@@ -159,6 +161,11 @@ class Reader:
                 level = _log.warning if self._failures == 0 else _log.debug
                 level("reader.broker_away", position=self.position, reason=str(error))
                 await self._pause()
+
+    def check_again(self) -> None:
+        """Have the place checked, as before each creation of a consumer, although the present one is well."""
+        if self._consumer is not None:
+            self._consumer.abandon("the place is checked again")
 
     def _contiguous(self, delivered: list[Delivered]) -> list[Delivered]:
         """As many of the messages as follow the position without a hole; with filters holes are meant to be."""

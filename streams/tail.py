@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streams.window import Window
 
 _RETRY_SECONDS = 0.5
+_WATCH_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
@@ -106,12 +107,13 @@ class Tail:
         self.mismatch: str | None = None
         self.lost_upto = 0
         self.skipped = 0
+        self._reader: Reader | None = None
 
     async def run(self) -> None:
         """Read until cancelled."""
         place = await self._settle(former_epoch=None)
         while True:
-            reader = Reader(self._client, self._log, place.epoch, place.position)
+            self._reader = reader = Reader(self._client, self._log, place.epoch, place.position)
             try:
                 async with aclosing(reader.batches()) as batches:
                     async for batch in batches:
@@ -128,6 +130,18 @@ class Tail:
                 # Every stream ends now; what they would read on is not what they have read.
                 self._hub.restart(self._new_window(Place(place.epoch, self._hub.head, self._hub.head)))
                 place = await self._settle(former_epoch=place.epoch)
+
+    async def watch(self) -> None:
+        """Notice, until cancelled, that the log was given another epoch while its consumers go on as before."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                state = await self._log.state()
+            except StreamsError as error:
+                _log.debug("tail.not_watched", reason=str(error))
+                continue
+            if self._reader is not None and state.epoch != self._reader.epoch:
+                self._reader.check_again()
 
     async def _settle(self, *, former_epoch: str | None, lost: PlaceLost | None = None) -> Place:
         """Find a place and begin there. After another history that is one of another epoch, which an operator makes."""

@@ -75,6 +75,22 @@ async def test_stream_made_anew_closes_its_readers_and_resets_them_by_epoch(pass
         assert await event_ids(stream, 1) == ["new"]
 
 
+async def test_epoch_that_is_bumped_under_a_healthy_gateway_is_noticed(passline: Passline) -> None:
+    gateway = await passline.gateway()
+    await append_orders(passline.nc, 3)
+    epoch = gateway.gateway.hub.frames.epoch
+    async with open_stream(gateway.kitchen("r1", query={"since": "1h"})) as stream:
+        assert len(await event_ids(stream, 3)) == 3
+        await bump(passline)
+        assert said(await stream.next_event("stream.closing")) == {"reason": "lagged"}
+    await until_ready_again(gateway, epoch)
+    async with open_stream(gateway.kitchen("r1", last_event_id=f"{epoch}-3")) as stream:
+        told = await opened(stream)
+        assert (told["verdict"], told["reason"]) == ("reset", "epoch")
+        await append_order(passline.nc, "new")
+        assert await event_ids(stream, 1) == ["new"]
+
+
 async def test_restored_backup_closes_its_readers_and_resets_them(passline: Passline, tmp_path: Path) -> None:
     gateway = await passline.gateway()
     await append_orders(passline.nc, 5)
