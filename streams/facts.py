@@ -19,7 +19,7 @@ from streams.events import OrderEvent, Role, StaffAssigned, StaffEvent, StaffRev
 from streams.snapshots import NoPosition, OrderOwner, Reading, Standing, States
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection, Iterable
 
     from streams.entry import Entry
     from streams.log import Log
@@ -102,18 +102,9 @@ class Overlay:
         known = self._owners.get(order_id)
         return known[1] if known else None
 
-    def standing(self, base: Standing, fact: str, position: int) -> Standing:
-        """`base`, which holds at `position`, moved on to the tail's."""
-        roles, revoked_at, revoked_sequence = set(base.roles), base.revoked_at, base.revoked_sequence
-        for change in self._staff.get(fact, ()):
-            if change.sequence <= position:
-                continue
-            if isinstance(change.event, StaffAssigned):
-                roles.add(change.event.role)
-            else:
-                roles -= {change.event.role} if change.event.role else set(Role)
-                revoked_at, revoked_sequence = change.time, change.sequence
-        return Standing(frozenset(roles), revoked_at, revoked_sequence)
+    def changes(self, fact: str, position: int) -> list[StaffChange]:
+        """What changed in somebody's standing past `position`, in order."""
+        return [change for change in self._staff.get(fact, ()) if change.sequence > position]
 
     async def wait_for_order(self, order_id: str, seconds: float) -> OrderOwner | None:
         """Its owner as soon as the tail brings it, None if that takes longer."""
@@ -133,6 +124,26 @@ class Overlay:
                 waiting.remove(arrival)
             if not waiting:
                 self._waiting.pop(order_id, None)
+
+
+def moved_on(standing: Standing, changes: Iterable[StaffChange], applied: Collection[str]) -> Standing:
+    """A standing after further changes. What repeats one of them, or one of the events `applied` before, is none.
+
+    So an assignment that its publisher sends again, long after a revocation, gives no role back.
+    """
+    roles, revoked_at, revoked_sequence = set(standing.roles), standing.revoked_at, standing.revoked_sequence
+    seen = set(applied)
+    for change in changes:
+        event = change.event
+        if event.event_id in seen:
+            continue
+        seen.add(event.event_id)
+        if isinstance(event, StaffAssigned):
+            roles.add(event.role)
+        else:
+            roles -= {event.role} if event.role else set(Role)
+            revoked_at, revoked_sequence = change.time, change.sequence
+    return Standing(frozenset(roles), revoked_at, revoked_sequence)
 
 
 class Decision:
@@ -157,9 +168,13 @@ class Decision:
 
     async def standing(self, restaurant_id: str, subject_key: str) -> Standing:
         """What somebody is to a restaurant. Raises FactsUnavailable."""
-        base = await self.sql.standing(restaurant_id, subject_key)
+        standing = await self.sql.standing(restaurant_id, subject_key)
+        fact, position = staff_fact(restaurant_id, subject_key), self.sql.position.sequence
+        applied: frozenset[str] = frozenset()
+        if ids := {change.event.event_id for change in self._overlay.changes(fact, position)}:
+            applied = await self.sql.applied_staff_events(restaurant_id, subject_key, ids)
         self._check_floor()
-        return self._overlay.standing(base, staff_fact(restaurant_id, subject_key), self.sql.position.sequence)
+        return moved_on(standing, self._overlay.changes(fact, position), applied)
 
     def _check_floor(self) -> None:
         if self.sql.position.sequence < self._overlay.floor:

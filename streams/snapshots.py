@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -155,6 +155,20 @@ class Reading:
         )
         found = frozenset(Role(row["role"]) for row in roles)
         return Standing(found) if last is None else Standing(found, last["revoked_at"], last["sequence"])
+
+    async def applied_staff_events(
+        self, restaurant_id: str, subject_key: str, event_ids: Collection[str]
+    ) -> frozenset[str]:
+        """Which of the events were applied for this person: what repeats one of them changes nothing."""
+        applied = LIVE.staff_events.c
+        rows = await self._all(
+            select(applied.event_id).where(
+                applied.event_id.in_(event_ids),
+                applied.restaurant_id == restaurant_id,
+                applied.subject_key == subject_key,
+            )
+        )
+        return frozenset(row["event_id"] for row in rows)
 
     async def restaurant_snapshot(self, restaurant_id: str) -> list[RestaurantOrder]:
         """The restaurant's open orders, oldest first: those neither delivered nor rejected nor cancelled."""
