@@ -50,6 +50,8 @@ OrderId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, descriptio
 RestaurantId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The restaurant's id.")]
 
 _COMPONENTS = "#/components/schemas/"
+_IDENTITIES = {"customerId", "subject"}
+_PRINTABLE = r"^([^\p{C}\p{Z}]| )+$"  # what Python calls printable, which its own expressions can't say
 _WHEN = {
     400: "The request is no well-formed HTTP, by its `Host` for one.",
     401: "No credentials, or none that hold; `WWW-Authenticate` and `detail` say why.",
@@ -136,18 +138,36 @@ async def _without_pages(response: Response[Any]) -> Response[Any]:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Litestar's document with the events, and with `anyOf` for unions: its `oneOf` is wrong where several may fit."""
+    """Litestar's document with the events, and mended where it says what is not so.
+
+    Its `oneOf` is `anyOf`, since several of the kinds may fit; a parameter that may be left out is never null.
+    """
     completed = {name: _with_any_of(value) for name, value in document.items()}
     completed["components"]["schemas"] |= _event_schemas()
+    for path in completed["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
     return completed
 
 
 def _event_schemas() -> dict[str, Any]:
     """The events as they are decoded, by the names of their types."""
     (event,), schemas = msgspec.json.schema_components([AnyEvent], ref_template=_COMPONENTS + "{name}")
+    for schema in schemas.values():
+        for name in _IDENTITIES & schema.get("properties", {}).keys():
+            schema["properties"][name]["pattern"] = _PRINTABLE
     one = {"$ref": f"{_COMPONENTS}Event"}
     several = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_EVENTS}
     return {**schemas, "Event": event, "EventOrEvents": {"anyOf": [one, several]}}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**kinds[0], **rest}
 
 
 def _with_any_of(node: Any) -> Any:

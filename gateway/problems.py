@@ -134,9 +134,15 @@ def problem(status: int, detail: str, *, kind: str | None = None, errors: list[F
         type="about:blank" if kind is None else f"urn:passline:problem:{kind}",
         title=_TITLES.get(status) or HTTPStatus(status).phrase,
         status=status,
-        detail=detail if detail[-1:] in ".!?" else f"{detail[:1].upper()}{detail[1:]}.",
+        detail=_sentence(detail),
         errors=errors,
     )
+
+
+def _sentence(text: str) -> str:
+    begins_with_a_word = text.partition(" ")[0].isalpha()  # and not with the name of a field
+    capitalized = f"{text[:1].upper()}{text[1:]}" if begins_with_a_word else text
+    return capitalized if text[-1:] in ".!?" else f"{capitalized}."
 
 
 def _kind(error: Exception, status: int) -> str | None:
@@ -159,6 +165,8 @@ def _faults(error: Exception) -> list[Fault] | UnsetType:
         return _parameter_faults(error) or UNSET
     if isinstance(error, UnusableBody) and error.index is not None:
         return [Fault(detail=error.detail, pointer=f"#{error.pointer}")]
+    if isinstance(error, InvalidPage):  # its limit was looked at before
+        return [Fault(detail=str(error), parameter="after", place="query")]
     return UNSET
 
 

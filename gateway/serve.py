@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -38,6 +39,10 @@ UNFIT_DRAIN_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # How uvicorn tells of a body without its last chunk, which is how every stream is meant to end.
 _CUT = "ASGI callable returned without completing response."
+# How it tells of a start that failed: Litestar's traceback as a text, at the end of which stands one of our errors.
+_OUR_ERROR = re.compile(
+    r"Traceback .*^[ |]*(?:auth|gateway|streams)\.[\w.]+: ([^\n]+)[ |+\n-]*\Z", re.DOTALL | re.MULTILINE
+)
 
 _log = structlog.get_logger()
 
@@ -49,7 +54,7 @@ def serve_gateway(settings: Settings, listener: int) -> None:
         ProcessUnfit: it can't do its work any more and has ended its streams.
         SettingsInvalid, KeyUnusable
     """
-    logging.getLogger("uvicorn.error").addFilter(is_no_cut)
+    logging.getLogger("uvicorn.error").addFilter(as_meant)
     server = GatewayServer(settings, _tell_supervisor)
     server.run(sockets=[socket.socket(fileno=listener)])
     if server.unfit is not None:
@@ -136,9 +141,12 @@ class GatewayServer(uvicorn.Server):
         self.should_exit = True
 
 
-def is_no_cut(record: logging.LogRecord) -> bool:
-    """A filter: whether it is anything else than a complaint about a stream that was ended on purpose."""
-    return record.getMessage() != _CUT
+def as_meant(record: logging.LogRecord) -> bool:
+    """A filter for what uvicorn logs: nothing of streams that were ended on purpose, and our own errors in one line."""
+    message = record.getMessage()
+    if found := _OUR_ERROR.search(message):
+        record.msg, record.args = found[1], ()
+    return message != _CUT
 
 
 def _tell_supervisor(status: Status) -> None:

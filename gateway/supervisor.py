@@ -222,8 +222,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         dual = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=dual)
-    except (OSError, UnicodeError) as error:
-        raise ListenerNotUsable(host, port, getattr(error, "strerror", None) or str(error)) from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise ListenerNotUsable(host, port, "no such host") from error
+    except OSError as error:
+        raise ListenerNotUsable(host, port, os.strerror(error.errno or 0)) from error
     listener.setblocking(False)
     return listener
 

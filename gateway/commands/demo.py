@@ -96,8 +96,8 @@ async def _tell(settings: Settings, town: Town, work: TownAtWork, supervisor: Su
     click.echo(f"passline is listening on {supervisor.url}\n")
     is_live = sys.stdout.isatty()
     url = _local(supervisor.url)
-    # A file or a pipe has no width in which addresses would have to be folded.
-    Console(highlight=False, width=None if is_live else 200).print(_addresses(town, url))
+    # Wide enough for any address: a terminal that is not goes on in the next line and leaves it whole.
+    Console(highlight=False, width=160).print(_addresses(town, url))
     for about, line in _lines(settings, town, url, str(Cursor(state.epoch, state.last))):
         click.echo(f"\n# {about}\n{line}")
     click.echo()
@@ -128,14 +128,14 @@ def _sequence(cursor: str) -> int:
 
 
 def _addresses(town: Town, url: str) -> Table:
-    table = Table("", "Stream", "Who may open it", title="The town", title_justify="left", box=None)
+    table = Table("", "Who may open it", "Stream", title="The town", title_justify="left", box=None)
     for each in town.restaurants:
         who = ", ".join((f"{each.owner} (owner)", *each.staff))
-        table.add_row(each.name, f"{url}/api/v1/restaurants/{each.id}/events", who)
+        table.add_row(each.name, who, f"{url}/api/v1/restaurants/{each.id}/events")
     order = town.first_order
-    table.add_row("The first order", f"{url}/api/v1/orders/{order.id}/events", order.customer.identity)
-    table.add_row("Health", f"{url}/health/ready", "everybody")
-    table.add_row("OpenAPI", f"{url}/schema/openapi.json", "everybody")
+    table.add_row("The first order", order.customer.identity, f"{url}/api/v1/orders/{order.id}/events")
+    table.add_row("Health", "everybody", f"{url}/health/ready")
+    table.add_row("OpenAPI", "everybody", f"{url}/schema/openapi.json")
     return table
 
 

@@ -28,11 +28,8 @@ _POLL_SECONDS = 0.02
 
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="The most orders of this page.")]
 After: TypeAlias = Annotated[
-    str,
-    QueryParameter(
-        pattern=r"^(-?[0-9]{1,18}\.[A-Za-z0-9_-]{1,64})?$(?!\n)",
-        description="The `next` of the page before; empty for the first page.",
-    ),
+    str | None,
+    QueryParameter(pattern=r"^-?[0-9]{1,18}\.[A-Za-z0-9_-]{1,64}$", description="The `next` of the page before."),
 ]
 Asker: TypeAlias = Request[Claims, Carrier, State]
 
@@ -74,12 +71,12 @@ async def new_orders(
     restaurant_id: RestaurantId,
     facts: NamedDependency[Facts],
     limit: Limit = 100,
-    after: After = "",
+    after: After = None,
 ) -> Response[OrdersPage]:
     """Placed, and paid or not yet paid; for the restaurant's owner and staff."""
     async with facts.reading() as decision:
         await may_see_restaurant(decision, request.user, restaurant_id)
-        return _page(decision, await decision.sql.new_orders(restaurant_id, limit, after or None))
+        return _page(decision, await decision.sql.new_orders(restaurant_id, limit, after))
 
 
 @get(
@@ -94,12 +91,12 @@ async def active_orders(
     restaurant_id: RestaurantId,
     facts: NamedDependency[Facts],
     limit: Limit = 100,
-    after: After = "",
+    after: After = None,
 ) -> Response[OrdersPage]:
     """Accepted, in preparation, or ready; for the restaurant's owner and staff."""
     async with facts.reading() as decision:
         await may_see_restaurant(decision, request.user, restaurant_id)
-        return _page(decision, await decision.sql.active_orders(restaurant_id, limit, after or None))
+        return _page(decision, await decision.sql.active_orders(restaurant_id, limit, after))
 
 
 @get(

@@ -164,3 +164,18 @@ async def curl(url: str, token: str, query: str, *options: str, until: bytes) ->
         process.kill()
         await process.wait()
     return printed
+
+
+async def test_browser_hears_why_each_stream_ends(passline: Passline) -> None:
+    """A block that came together with the cut would be lost on the way to the page, now and then."""
+    gateway = await passline.gateway()
+    token = gateway.token("chef", restaurants={"r1": "staff"})
+    async with chromium_page() as page:
+        await sign_in(page, gateway, token)
+        for round_ in range(25):
+            await page.evaluate(LISTEN, f"/api/v1/restaurants/r1/events?round={round_}")
+            await seen(page, "snapshot")
+            for subscriber in tuple(gateway.gateway.hub._subscribers):
+                subscriber.close(End.LAGGED)
+            assert [data["reason"] for _, data, _ in await seen(page, "stream.closing")] == ["lagged"]
+            await page.evaluate("window.source.close()")
