@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import structlog
 from litestar import Request, get
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 
@@ -59,6 +59,15 @@ _log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
 
+async def _asked(
+    last_event_id: LastEventId = None, last_event_id_in_query: LastEventIdInQuery = None, since: Since = None
+) -> Asked:
+    return Asked.of(last_event_id, last_event_id_in_query, since)
+
+
+_DEPENDENCIES = {"asked": Provide(_asked)}
+
+
 class _Topic(msgspec.Struct, frozen=True):
     """What a stream is of: its feed, who may have it, what takes that back, and its state for a snapshot."""
 
@@ -82,14 +91,13 @@ class _Prepared(msgspec.Struct, frozen=True):
     tags=["streams"],
     security=[BEARER, SESSION],
     responses=_STREAM | refusals(401, 403, 422),
+    dependencies=_DEPENDENCIES,
 )
 async def restaurant_events(
     request: Request[Claims, Any, Any],
     gateway: NamedDependency[Gateway],
     restaurant_id: RestaurantId,
-    last_event_id: LastEventId = None,
-    last_event_id_in_query: LastEventIdInQuery = None,
-    since: Since = None,
+    asked: NamedDependency[Asked],
     with_snapshot: WithSnapshot = True,
 ) -> StreamResponse:
     """Open `restaurants/<id>`."""
@@ -102,7 +110,6 @@ async def restaurant_events(
         return {"orders": await decision.sql.restaurant_snapshot(restaurant_id)}
 
     topic = _Topic(restaurant_feed(restaurant_id), allow, (staff_fact(restaurant_id, claims.key),), state)
-    asked = Asked.of(last_event_id, last_event_id_in_query, since)
     return await _open(gateway, claims, topic, asked, with_snapshot=with_snapshot)
 
 
@@ -112,14 +119,13 @@ async def restaurant_events(
     tags=["streams"],
     security=[BEARER, SESSION],
     responses=_STREAM | refusals(401, 403, 404, 422),
+    dependencies=_DEPENDENCIES,
 )
 async def order_events(
     request: Request[Claims, Any, Any],
     gateway: NamedDependency[Gateway],
     order_id: OrderId,
-    last_event_id: LastEventId = None,
-    last_event_id_in_query: LastEventIdInQuery = None,
-    since: Since = None,
+    asked: NamedDependency[Asked],
     with_snapshot: WithSnapshot = True,
 ) -> StreamResponse:
     """Open `orders/<id>`."""
@@ -138,7 +144,6 @@ async def order_events(
         return {"order": await decision.sql.order_snapshot_for_customer(order_id)}
 
     topic = _Topic(order_feed(order_id, owner.restaurant_id, owner.customer_key), allow, (), state)
-    asked = Asked.of(last_event_id, last_event_id_in_query, since)
     return await _open(gateway, claims, topic, asked, with_snapshot=with_snapshot)
 
 
