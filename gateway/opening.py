@@ -107,7 +107,7 @@ async def _since(time: float, hub: Hub, log: Log, lost_upto: int) -> Begin:
         return Begin(RESUMED, sequence - 1)
     first, last = await _ends(hub, log, lost_upto)
     try:
-        sequence, first = await _first_at_or_after(log, time, first, min(last, hub.head))
+        sequence, first = await first_at_or_after(log, time, first, min(last, hub.head))
     except StreamsError as error:
         raise PositionUnknown(str(error)) from error
     if sequence == first and first > 1:
@@ -126,7 +126,7 @@ async def _ends(hub: Hub, log: Log, lost_upto: int) -> tuple[int, int]:
     return max(state.first, lost_upto + 1), state.last
 
 
-async def _first_at_or_after(log: Log, time: float, first: int, last: int) -> tuple[int, int]:
+async def first_at_or_after(log: Log, time: float, first: int, last: int) -> tuple[int, int]:
     """The first sequence from `first` on whose log time is `time` or later, `last + 1` if none is, and the new `first`.
 
     Retention goes on meanwhile: what it took can't be asked for its time any more, and there is less to begin from.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from gateway.background import background
-from gateway.children import Child, child_command, kept
+from gateway.children import Child, Status, child_command, kept
 from gateway.errors import GatewayError, ProcessUnfit
 from gateway.preparation import prepare
 from streams.credentials import ROLES, password_variable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
-    from gateway import children
     from gateway.settings import Settings
     from streams.credentials import Role
 
@@ -97,7 +96,7 @@ class Supervisor:
         return url
 
     @property
-    def statuses(self) -> list[children.Status]:
+    def statuses(self) -> list[Status]:
         """What each gateway process that runs told last."""
         return [each.status for each in self._gateways if each.status is not None]
 

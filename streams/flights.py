@@ -17,7 +17,7 @@ import msgspec
 import nats.errors
 import structlog
 
-from streams.broker import ATTEMPT_SECONDS, REQUEST_SECONDS, ApiAnswer, ApiError
+from streams.broker import ATTEMPT_SECONDS, PENDING_BYTES, REQUEST_SECONDS, ApiAnswer, ApiError
 from streams.log import EVENTS
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # From here on more at once brings nothing: the time is the disk's.
 WINDOW = 64
+
+# More than these unsent bytes are not handed to nats-py, which would hold up each message for a second at twice as many.
+_MOST_UNSENT_BYTES = PENDING_BYTES // 2
 
 _POLL_SECONDS = 0.02
 
@@ -155,9 +158,9 @@ class Flights(Generic[F]):
         flight.begun_at = self._clock()
         flight.is_uncertain, flight.connection = False, None
         # After a reconnect what is on its way goes again first.
-        may_go = all(each.connection == self._connection for each in self._open)
+        is_next = all(each.connection == self._connection for each in self._open)
         self._open.append(flight)
-        if may_go and self._client.is_connected:
+        if is_next and self._can_send:
             await self._transmit(flight)
 
     async def landed(self) -> list[F]:
@@ -194,6 +197,10 @@ class Flights(Generic[F]):
     def _connection(self) -> int:
         return self._client.stats["reconnects"]
 
+    @property
+    def _can_send(self) -> bool:
+        return self._client.is_connected and self._client.pending_data_size < _MOST_UNSENT_BYTES
+
     async def _tend(self, oldest: F) -> None:
         """One step of waiting for it."""
         now = self._clock()
@@ -211,7 +218,7 @@ class Flights(Generic[F]):
             await asyncio.wait({oldest.answer}, timeout=_POLL_SECONDS)
 
     def _must_go_again(self, oldest: F) -> bool:
-        if not self._client.is_connected:
+        if not self._can_send:
             return False
         if oldest.connection != self._connection:
             return True
@@ -225,7 +232,7 @@ class Flights(Generic[F]):
         for flight in self._open:
             if flight.is_over:
                 continue
-            if not self._client.is_connected or self._connection != connection:
+            if not self._can_send or self._connection != connection:
                 return
             await self._transmit(flight)
 

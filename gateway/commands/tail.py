@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.commands.context import connection, data_dir_option, read_settings
 from gateway.errors import GatewayError
-from gateway.opening import _first_at_or_after, parse_since
+from gateway.opening import first_at_or_after, parse_since
 from streams.cursor import Cursor, InvalidCursor, Reset, verdict
 from streams.entry import judge
 from streams.events import OrderEvent
@@ -116,7 +116,7 @@ async def _begin(log: Log, state: LogState, cursor: str | None, since: float | N
     if cursor is not None:
         return _resumed(cursor, state)
     if since is not None:
-        sequence, first = await _first_at_or_after(log, since, state.first, state.last)
+        sequence, first = await first_at_or_after(log, since, state.first, state.last)
         if sequence == first > 1:
             click.echo(f"the log begins only at {Cursor(state.epoch, first)}", err=True)
         return sequence - 1

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from streams import matrix
-from streams.events import OrderAccepted
+from streams.events import Event, OrderAccepted
 from streams.frames import Broadcast
 from streams.hub import DecisionOutdated, Draining
 from streams.subscriber import End, Grant, Subscriber
@@ -250,7 +250,8 @@ def test_faulty_view_harms_no_other_topic(monkeypatch: pytest.MonkeyPatch) -> No
 
     row = matrix.MATRIX[OrderAccepted]
     faulty = msgspec.structs.replace(row, restaurant_view=broken)
-    monkeypatch.setattr(matrix, "MATRIX", {**matrix.MATRIX, OrderAccepted: faulty})
+    rows: dict[type[Event], matrix.Row] = {**matrix.MATRIX, OrderAccepted: faulty}
+    monkeypatch.setattr(matrix, "MATRIX", rows)
     delivery.dispatch(entry)
     assert kitchen.received == b'event: stream.gap\ndata: {"eventId":"1","topic":"restaurants/r1"}\nid: e-1\n\n'
     assert customer.received == accepted_block(1, "orders/o1")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 R1, O1 = "restaurants/r1", "orders/o1"
-RANDOM = st.randoms(use_true_random=False)
+RANDOM = st.builds(Random, st.integers(0, 2**32))
 
 
 # -- a faultless history, and one fault in it --------------------------------------------------------------------------

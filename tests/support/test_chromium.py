@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.chromium import chromium_page
 from tests.support.event_stream import EventStreamParser
-from tests.support.scripted_server import STREAM_HEAD, Exchange, answer, chunk, serving
+from tests.support.scripted_server import LAST_CHUNK, STREAM_HEAD, Exchange, answer, chunk, serving
 from tests.support.test_event_stream import PIECES
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ async def test_chromium_keeps_its_last_event_id_over_connections_whose_events_ha
 
     async def script(exchange: Exchange) -> None:
         asked.append(exchange.request.last_event_id)
-        await exchange.send(STREAM_HEAD + chunk(bodies[len(asked) - 1]))
+        # Ended in order, since of a body that is cut Chromium at times loses what came last.
+        await exchange.send(STREAM_HEAD + chunk(bodies[len(asked) - 1]) + LAST_CHUNK)
 
     async with serving(at("/events", script)) as server, chromium_page() as page:
         await page.goto(server.url)
@@ -74,7 +75,11 @@ async def test_chromium_keeps_its_last_event_id_over_connections_whose_events_ha
 async def test_chromium_fires_what_our_parser_does() -> None:
     random = Random(156)
     bodies = [
-        b"".join(random.choice(PIECES) for _ in range(random.randint(1, 30))) + b"\n\nevent: end\ndata\n\n"
+        # A first field, since a line end right after a byte order mark is not seen by Chromium.
+        random.choice((b"", b"\xef\xbb\xbf"))
+        + b"data: 1\n"
+        + b"".join(random.choice(PIECES) for _ in range(random.randint(1, 30)))
+        + b"\n\nevent: end\ndata\n\n"
         for _ in range(200)
     ]
 

@@ -1,0 +1,177 @@
+"""The window against a plain list of what was appended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.sse import SseEncoder
+from streams.entry import Entry, judge
+from streams.frames import Frames
+from streams.topics import order_feed, restaurant_feed
+from streams.window import Window
+from tests.support.delivery import order_entry
+
+KEYS = (
+    restaurant_feed("r1").key,
+    restaurant_feed("r2").key,
+    order_feed("o1", "r1", "c1").key,
+    order_feed("o2", "r1", "c1").key,
+    order_feed("o1", "r2", "c1").key,
+)
+SOME_KEYS = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4).map(tuple)
+
+
+@dataclass
+class Appended:
+    """An entry to append: its parts, how long after the last one it came, and whether somebody has it rendered."""
+
+    restaurant: str
+    order: str
+    target: str
+    usable: bool
+    seconds: float
+    rendered: bool
+
+    def entry(self, sequence: int, time: float) -> Entry:
+        if not self.usable:
+            return judge(sequence, time, "orders.r1.c1.o1.OrderAccepted", b"{}")
+        entry = order_entry(sequence, restaurant=self.restaurant, order=self.order, target=self.target)
+        return msgspec.structs.replace(entry, time=time)
+
+    def keys(self) -> set[str]:
+        """Whom it is for, by the test's own reading."""
+        found = set()
+        if self.usable and self.target != "Customer":
+            found.add(f"restaurants/{self.restaurant}")
+        if self.usable and self.target != "Restaurant":
+            found.add(f"orders/{self.order}@{self.restaurant}.c1")
+        return found
+
+
+APPENDED = st.builds(
+    Appended,
+    st.sampled_from(["r1", "r1", "r2"]),
+    st.sampled_from(["o1", "o2"]),
+    st.sampled_from(["Both", "Restaurant", "Customer"]),
+    st.sampled_from([True, True, True, False]),
+    st.sampled_from([0.0, 0.5, 2.0]),
+    st.booleans(),
+)
+HISTORIES = st.lists(APPENDED, max_size=60)
+
+
+def new_window(floor: int = 0, *, max_entries: int = 1000, max_bytes: int = 1 << 30) -> Window:
+    return Window(Frames("e", SseEncoder()), floor, max_entries=max_entries, max_bytes=max_bytes)
+
+
+def fill(window: Window, history: list[Appended]) -> dict[int, tuple[float, Appended]]:
+    """Append it all; what stands where, with its time."""
+    log: dict[int, tuple[float, Appended]] = {}
+    time = 100.0
+    for each in history:
+        time += each.seconds
+        sequence = window.head + 1
+        log[sequence] = time, each
+        broadcast = window.append(each.entry(sequence, time))
+        if each.rendered:
+            for notification in broadcast.notifications:
+                window.frames.of(broadcast, (notification.key,))
+    return log
+
+
+@given(HISTORIES, st.integers(0, 1_000_000), st.integers(1, 70), st.sampled_from([1, 3_000, 20_000, 1 << 30]))
+def test_window_holds_the_longest_recent_past_within_its_bounds(
+    history: list[Appended], floor: int, max_entries: int, max_bytes: int
+) -> None:
+    window = new_window(floor, max_entries=max_entries, max_bytes=max_bytes)
+    sizes: list[int] = []  # of all that is held
+    for each in history:
+        broadcast = window.append(each.entry(window.head + 1, 0.0))
+        sizes.append(broadcast.size)
+        while len(sizes) > max_entries or sum(sizes) > max_bytes:
+            del sizes[0]
+        if each.rendered and sizes:
+            for notification in broadcast.notifications:
+                window.frames.of(broadcast, (notification.key,))
+            sizes[-1] = broadcast.size
+        assert (len(window), window.size) == (len(sizes), sum(sizes))
+    assert window.head == floor + len(history)
+    assert window.floor == window.head - len(window)
+    assert [window.covers(floor + at) for at in range(len(history) + 1)] == [
+        floor + at >= window.floor for at in range(len(history) + 1)
+    ]
+
+
+@given(HISTORIES, st.integers(1, 70), SOME_KEYS, st.integers(0, 61), st.integers(1, 20))
+def test_what_followed_a_position_for_some_keys_is_in_the_logs_order_and_each_once(
+    history: list[Appended], max_entries: int, keys: tuple[str, ...], position: int, limit: int
+) -> None:
+    window = new_window(max_entries=max_entries)
+    log = fill(window, history)
+    begin = max(position, window.floor)
+    wanted = [sequence for sequence in range(begin + 1, window.head + 1) if log[sequence][1].keys() & set(keys)]
+    assert [each.sequence for each in window.after(keys, begin, limit)] == wanted[:limit]
+
+
+@given(HISTORIES, st.integers(1, 70), st.floats(99, 160) | st.integers(200, 320).map(lambda half: half / 2))
+def test_first_entry_at_or_after_a_time_is_told_where_the_window_can_know(
+    history: list[Appended], max_entries: int, time: float
+) -> None:
+    window = new_window(max_entries=max_entries)
+    log = fill(window, history)
+    held = [(sequence, log[sequence][0]) for sequence in range(window.floor + 1, window.head + 1)]
+    later = [sequence for sequence, at in held if at >= time]
+    earlier = [sequence for sequence, at in held if at < time]
+    assert window.first_at_or_after(time) == (later[0] if earlier and later else None)
+
+
+def test_busy_key_keeps_its_order_and_no_more_than_the_window_while_the_window_moves_on() -> None:
+    window = new_window(max_entries=20)
+    for sequence in range(1, 500):
+        window.append(order_entry(sequence))
+        recent = list(range(max(sequence - 20, 0) + 1, sequence + 1))
+        for key in (KEYS[0], KEYS[2]):
+            assert [each.sequence for each in window.after((key,), window.floor, 100)] == recent
+            assert len(window._lanes[key].broadcasts) <= 20 + 33
+
+
+@given(HISTORIES)
+def test_window_that_has_forgotten_everything_counts_no_bytes(history: list[Appended]) -> None:
+    window = new_window()
+    fill(window, history)
+    window.max_entries = 0
+    window.append(order_entry(window.head + 1))
+    assert (len(window), window.size, window.floor) == (0, 0, window.head)
+    assert not window._lanes
+
+
+@pytest.mark.parametrize("wrong", [-1, 0, 5, 6, 8, 100])
+def test_entry_that_does_not_follow_is_refused_and_changes_nothing(wrong: int) -> None:
+    window = new_window(5)
+    window.append(order_entry(6))
+    before = (window.floor, window.head, len(window), window.size)
+    with pytest.raises(ValueError, match=f"the window is at 6, and the next entry is {wrong}"):
+        window.append(order_entry(wrong))
+    assert (window.floor, window.head, len(window), window.size) == before
+
+
+def test_frame_made_of_an_entry_that_was_forgotten_is_not_counted() -> None:
+    window = new_window(max_entries=1)
+    forgotten = window.append(order_entry(1))
+    window.append(order_entry(2))
+    size = window.size
+    assert window.frames.of(forgotten, (KEYS[0],))
+    assert window.size == size
+
+
+def test_new_window_covers_where_it_begins_and_knows_nothing() -> None:
+    window = new_window(41)
+    assert (window.floor, window.head, len(window), window.size) == (41, 41, 0, 0)
+    assert (window.covers(40), window.covers(41), window.covers(42)) == (False, True, True)
+    assert window.after(KEYS, 41, 10) == []
+    assert window.first_at_or_after(0.0) is None
