@@ -50,8 +50,6 @@ OrderId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, descriptio
 RestaurantId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The restaurant's id.")]
 
 _COMPONENTS = "#/components/schemas/"
-_IDENTITIES = {"customerId", "subject"}
-_PRINTABLE = r"^([^\p{C}\p{Z}]| )+$"  # what Python calls printable, which its own expressions can't say
 _WHEN = {
     400: "The request is no well-formed HTTP, by its `Host` for one.",
     401: "No credentials, or none that hold; `WWW-Authenticate` and `detail` say why.",
@@ -154,9 +152,6 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 def _event_schemas() -> dict[str, Any]:
     """The events as they are decoded, by the names of their types."""
     (event,), schemas = msgspec.json.schema_components([AnyEvent], ref_template=_COMPONENTS + "{name}")
-    for schema in schemas.values():
-        for name in _IDENTITIES & schema.get("properties", {}).keys():
-            schema["properties"][name]["pattern"] = _PRINTABLE
     one = {"$ref": f"{_COMPONENTS}Event"}
     several = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_EVENTS}
     return {**schemas, "Event": event, "EventOrEvents": {"anyOf": [one, several]}}

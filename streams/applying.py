@@ -64,18 +64,13 @@ _MOST_PARAMETERS = 1024  # in one IN (…): SQLite allows 32,766 variables, Post
 _encoder = msgspec.json.Encoder()
 
 
-def _text(value: str) -> str:
-    """PostgreSQL has no NUL in its texts, JSON has."""
-    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
 def _json(value: object) -> str:
     return _encoder.encode(value).decode()
 
 
 _SAID: dict[str, Callable[[Any], object]] = {
-    "order_number": _text,
-    "customer_name": _text,
+    "order_number": str,
+    "customer_name": str,
     "items": _json,
     "total": _json,
     "platform_fee": _json,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # From here on more at once brings nothing: the time is the disk's.
 WINDOW = 64
 
-# More than these unsent bytes are not handed to nats-py, which would hold up each message for a second at twice as many.
+# With so many unsent bytes nothing more is handed to nats-py, which at twice as many would wait with each message.
 _MOST_UNSENT_BYTES = PENDING_BYTES // 2
 
 _POLL_SECONDS = 0.02

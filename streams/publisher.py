@@ -124,16 +124,17 @@ class Publisher:
     async def _owners(self, events: Iterable[Event]) -> dict[str, Owner]:
         """The owners of the events' orders, as far as they are known and can be had in time."""
         owners: dict[str, Owner] = {}
-        orders = iter(dict.fromkeys(event.order_id for event in events if isinstance(event, OrderEvent)))
+        orders = {event.order_id for event in events if isinstance(event, OrderEvent)}
+        unasked = iter(orders)
 
         async def ask() -> None:
-            for order_id in orders:
+            for order_id in unasked:
                 if (owner := await self._known_owner(order_id)) is not None:
                     owners[order_id] = owner
 
         try:
             async with asyncio.timeout(_OWNERS_SECONDS), asyncio.TaskGroup() as group:
-                for _ in range(_OWNERS_AT_ONCE):
+                for _ in range(min(_OWNERS_AT_ONCE, len(orders))):
                     group.create_task(ask())
         except TimeoutError:
             log.warning("publisher.owners_late", known=len(owners))
@@ -151,7 +152,10 @@ class _EventFlight(Flight):
         self.expect(None)
 
     def expect(self, sequence: int | None) -> None:
-        """The last entry of its order, under any owner, that the broker shall insist on; None is any, 0 is none."""
+        """The last entry of its order, under any owner, that the broker shall insist on; None is any, 0 is none.
+
+        Not for nothing: the broker looks under every restaurant and customer, about 0.2 ms for 1,000 orders in the log.
+        """
         self.headers = {"Nats-Msg-Id": self.event.event_id}
         if sequence is not None and isinstance(self.event, OrderEvent):
             self.headers["Nats-Expected-Last-Subject-Sequence"] = str(sequence)
@@ -216,11 +220,12 @@ class _Call:
 
     async def _land(self) -> None:
         landed = await self._flights.landed()
-        await asyncio.gather(*(self._settle(flight) for flight in landed if not self._is_plainly_stored(flight)))
+        await asyncio.gather(*(self._settle(flight) for flight in landed if not self._settled_at_once(flight)))
 
     # -- What became of it --
 
-    def _is_plainly_stored(self, flight: _EventFlight) -> bool:
+    def _settled_at_once(self, flight: _EventFlight) -> bool:
+        """The ordinary case: the broker has stored it."""
         answer = flight.acknowledgement
         if answer is None or answer.error is not None or answer.duplicate:
             return False
@@ -276,7 +281,7 @@ class _Call:
 
     def _cut_off(self, flight: _EventFlight) -> None:
         """There is no more time for it."""
-        if self._is_plainly_stored(flight):
+        if self._settled_at_once(flight):
             return
         if flight.is_sent:
             self._fail(flight, ProblemKind.UNAVAILABLE, _NO_ANSWER)

@@ -6,15 +6,18 @@ from typing import Any
 
 import schemathesis
 
+_IDENTITIES = ("customerId", "subject")
 _ROOM = 60  # a longer id would become one that is too long
 
 
 @schemathesis.hook
 def map_body(context: object, body: Any) -> Any:
-    """Two events of one request don't contradict each other, and a whole number is written without a point."""
+    """Two events of one request don't contradict each other, a whole number is written without a point, and an identity
+    is printable, which is a matter of Unicode's version.
+    """
     if isinstance(body, list):
-        return [_by_itself(_whole_numbers(event), index) for index, event in enumerate(body)]
-    return _whole_numbers(body)
+        return [_by_itself(_mended(event), index) for index, event in enumerate(body)]
+    return _mended(body)
 
 
 def _by_itself(event: Any, index: int) -> Any:
@@ -26,12 +29,18 @@ def _by_itself(event: Any, index: int) -> Any:
     return event
 
 
-def _whole_numbers(value: Any) -> Any:
+def _mended(value: Any) -> Any:
     match value:
         case dict():
-            return {name: _whole_numbers(each) for name, each in value.items()}
+            return {name: _printable(each) if name in _IDENTITIES else _mended(each) for name, each in value.items()}
         case list():
-            return [_whole_numbers(each) for each in value]
+            return [_mended(each) for each in value]
         case float() if value.is_integer():
             return int(value)
     return value
+
+
+def _printable(identity: Any) -> Any:
+    if not isinstance(identity, str):
+        return identity
+    return "".join(letter if letter.isprintable() else "?" for letter in identity)

@@ -384,13 +384,6 @@ async def test_times_come_back_to_the_microsecond_in_utc_and_odd_ones_stop_nobod
     assert (await shown(engine, "o3"))["placedAt"] == "9999-12-31T23:59:59.999999Z"
 
 
-async def test_nul_in_a_text_stops_nobody(engine: AsyncEngine) -> None:
-    history = History()
-    history.order(OrderPlaced, order_number="A\0B", customer_name="\0", items=[PIZZA])
-    await apply_all(engine, history)
-    assert (await shown(engine))["orderNumber"] == "A\N{REPLACEMENT CHARACTER}B"
-
-
 async def test_row_holds_what_only_the_gateway_may_know(engine: AsyncEngine) -> None:
     history = History()
     history.order(OrderCreated, customer_id="auth0|5f", customer_name="Ada Lovelace", platform_fee=Money("1.00", "EUR"))
