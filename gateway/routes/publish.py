@@ -21,7 +21,7 @@ from gateway.openapi import BEARER, SESSION, PublishOperation, refusals
 from gateway.problems import MEDIA_TYPE, NEVER_KEPT, Problem, problem, retry_after
 from streams.cursor import Cursor
 from streams.events import StaffEvent
-from streams.facts import Facts
+from streams.facts import Facts, FactsUnavailable
 from streams.publisher import ProblemKind, Publisher, Result, Status
 
 EVENTS_SCOPE: Final = "events:publish"
@@ -87,6 +87,10 @@ async def publish_events(
     events = parse_events(body, content_type)
     for event in events:
         must_have_scope(request.user, ACCESS_SCOPE if isinstance(event, StaffEvent) else EVENTS_SCOPE)
+    if not facts.epoch:
+        raise FactsUnavailable(
+            "this process has not found its place in the log, and could not say where an event stands"
+        )
     results = await publisher.publish(events)
     return _answer([_outcome(each, facts.epoch) for each in results], is_single=_is_single(body, content_type))
 
@@ -105,16 +109,19 @@ def _is_single(body: bytes, content_type: str) -> bool:
 
 
 def _outcome(result: Result, epoch: str) -> Outcome:
+    """`epoch` is the log's, empty before this process has found its place in it: then no cursor can be told."""
+    is_known = result.sequence is not None and epoch != ""
     return Outcome(
         event_id=result.event_id,
         status=result.status,
-        cursor=None if result.sequence is None else str(Cursor(epoch, result.sequence)),
-        problem=UNSET if result.kind is None else _problem(result.kind, result.problem or ""),
+        cursor=str(Cursor(epoch, result.sequence)) if is_known else None,
+        problem=UNSET if result.status in _IN_THE_LOG else _problem(result),
     )
 
 
-def _problem(kind: ProblemKind, detail: str) -> Problem:
-    return problem(_STATUSES[kind], detail, kind=f"event-{kind}")
+def _problem(result: Result) -> Problem:
+    kind = result.kind or ProblemKind.UNAVAILABLE
+    return problem(_STATUSES[kind], result.problem or "the event is not in the log", kind=f"event-{kind}")
 
 
 def _answer(results: list[Outcome], *, is_single: bool) -> Response[Outcomes | Refusal]:

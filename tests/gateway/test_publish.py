@@ -254,3 +254,11 @@ async def test_request_that_ends_before_its_body_harms_nobody(rest: Rest) -> Non
     await writer.wait_closed()
     assert (await rest.post(rest.event("OrderPlaced"))).status_code == 200
     assert len(await stored(rest)) == 1
+
+
+async def test_process_that_has_no_place_in_the_log_yet_takes_nothing(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest.gateway.gateway.facts, "epoch", "")
+    assert problem(await rest.post(rest.event("OrderPlaced")))["status"] == 503
+    assert await stored(rest) == []
