@@ -109,12 +109,10 @@ def _is_single(body: bytes, content_type: str) -> bool:
 
 
 def _outcome(result: Result, epoch: str) -> Outcome:
-    """`epoch` is the log's, empty before this process has found its place in it: then no cursor can be told."""
-    is_known = result.sequence is not None and epoch != ""
     return Outcome(
         event_id=result.event_id,
         status=result.status,
-        cursor=str(Cursor(epoch, result.sequence)) if is_known else None,
+        cursor=None if result.sequence is None else str(Cursor(epoch, result.sequence)),
         problem=UNSET if result.status in _IN_THE_LOG else _problem(result),
     )
 
