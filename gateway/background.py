@@ -11,6 +11,8 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+_CANCEL_AGAIN_SECONDS = 1.0
+
 _log = structlog.get_logger()
 
 
@@ -23,11 +25,12 @@ async def background(*coroutines: Coroutine[Any, Any, None], on_death: Callable[
     """
 
     def ended(task: asyncio.Task[None]) -> None:
-        if stopping or task.cancelled():
+        error = None if task.cancelled() else task.exception()
+        if stopping and error is None:
             return
-        error = task.exception()
         _log.critical("background_task_died", task=task.get_name(), exc_info=error)
-        on_death(task.get_name())
+        if not stopping:
+            on_death(task.get_name())
 
     stopping = False
     tasks = [asyncio.create_task(each, name=getattr(each, "__qualname__", None)) for each in coroutines]
@@ -37,6 +40,8 @@ async def background(*coroutines: Coroutine[Any, Any, None], on_death: Callable[
         yield
     finally:
         stopping = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while left := [task for task in tasks if not task.done()]:
+            # Again and again: a library that lost the first cancellation would keep us here for ever.
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=_CANCEL_AGAIN_SECONDS)

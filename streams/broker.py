@@ -29,7 +29,7 @@ from streams.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from nats.aio.msg import Msg
 
@@ -53,6 +53,8 @@ _POLL_SECONDS = 0.02
 STREAM_NOT_FOUND = 10059
 
 log = structlog.get_logger()
+
+R = TypeVar("R")
 
 
 # -- Connection ------------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ async def _close(client: _Client, name: str) -> None:
     """A server that does not read must not hold us up at the end."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
-            await client.close()
+            await heeding_cancellation(client.close())
     except (OSError, nats.errors.Error) as error:
         log.warning("broker.not_closed", connection=name, reason=str(error) or type(error).__name__)
     finally:
@@ -196,6 +198,20 @@ def _login(server: SplitResult) -> dict[str, Any]:
 # -- Requests --------------------------------------------------------------------------------------------------------
 
 
+async def heeding_cancellation(call: Awaitable[R]) -> R:
+    """Await a call of nats-py's that may lose a cancellation, and heed it afterwards.
+
+    It is lost where nats-py passes it over while flushing, and where `asyncio.wait_for` has its result at the same
+    moment (before Python 3.12). Who was cancelled in vain would go on for ever, and `asyncio.timeout` never end.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    result = await call
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
+
+
 def _never(_: Msg) -> None:
     return None
 
@@ -223,7 +239,9 @@ async def request(
     while (left := deadline - clock()) > 0 and not client.is_closed:
         if client.is_connected:
             try:
-                answer = await client.request(subject, payload, min(left, attempt_seconds), headers=headers)
+                answer = await heeding_cancellation(
+                    client.request(subject, payload, min(left, attempt_seconds), headers=headers)
+                )
                 if (again := why_again(answer)) is None:
                     return answer
                 reason = again

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 from nats.nuid import NUID
 
-from streams.broker import ApiAnswer, ask_jetstream
+from streams.broker import ApiAnswer, ask_jetstream, heeding_cancellation
 from streams.errors import StreamsError
 from streams.log import EVENTS
 
@@ -87,8 +87,8 @@ class Consumer:
         inbox = self._client.new_inbox()
         try:
             # Limits off: what nats-py drops at a limit is lost without a word.
-            self._subscription = await self._client.subscribe(
-                inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+            self._subscription = await heeding_cancellation(
+                self._client.subscribe(inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
             )
             created = await ask_jetstream(
                 self._client,
@@ -191,7 +191,7 @@ class Consumer:
 
     async def _publish(self, subject: str) -> None:
         try:
-            await self._client.publish(subject)
+            await heeding_cancellation(self._client.publish(subject))
         except (OSError, nats.errors.Error) as error:
             raise ConsumerLost(f"flow control could not be answered: {error}") from error
 
@@ -200,9 +200,10 @@ class Consumer:
         if self._subscription is None or self._client.is_closed or self._client.is_draining:
             return
         try:
-            await self._subscription.unsubscribe()
+            await heeding_cancellation(self._subscription.unsubscribe())
             if self._client.is_connected:
-                await self._client.publish(f"$JS.API.CONSUMER.DELETE.{EVENTS}.{self._name}")
+                delete = f"$JS.API.CONSUMER.DELETE.{EVENTS}.{self._name}"
+                await heeding_cancellation(self._client.publish(delete))
         except (OSError, nats.errors.Error):
             self._subscription = None
 

@@ -17,7 +17,7 @@ import msgspec
 import nats.errors
 import structlog
 
-from streams.broker import ATTEMPT_SECONDS, PENDING_BYTES, REQUEST_SECONDS, ApiAnswer, ApiError
+from streams.broker import ATTEMPT_SECONDS, PENDING_BYTES, REQUEST_SECONDS, ApiAnswer, ApiError, heeding_cancellation
 from streams.log import EVENTS
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Flights(Generic[F]):
         flight.sent_at = self._clock()
         flight.connection = self._connection
         try:
-            await self._client.publish(flight.subject, flight.body, flight.reply, flight.headers)
+            await heeding_cancellation(self._client.publish(flight.subject, flight.body, flight.reply, flight.headers))
         except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             if not flight.answer.done():
                 flight.answer.set_result(Acknowledgement(error=ApiError(400, 0, str(error))))

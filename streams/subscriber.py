@@ -176,6 +176,7 @@ class Subscriber:
         self.cursor = self.position
         self.live = False
         self.paused = True
+        self.progressed()
 
     def resume(self) -> None:
         """The client reads again: what it missed comes from the window or the log."""

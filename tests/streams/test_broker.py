@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from nats.aio.msg import Msg
 
 from streams import broker
-from streams.broker import connect
+from streams.broker import connect, request
 from streams.errors import BrokerRefusedCredentials, BrokerUnavailable, BrokerUnreachable, BrokerUrlInvalid
 from streams.log import Log
 from tests.support.nats import PLACED, client, eventually, publish
@@ -172,3 +173,20 @@ async def test_hung_broker_is_noticed_and_the_connection_comes_back(
         os.kill(log_server.pid, signal.SIGCONT)
         await eventually(lambda: gateway.is_connected, within=10)
         assert (await publish(gateway))["seq"] == 1
+
+
+async def test_cancellation_is_heeded_even_where_the_answer_comes_at_the_same_moment(nats_server: EmbeddedNats) -> None:
+    """nats-py takes the answer then, and loses the cancellation (as `asyncio.wait_for` does before Python 3.12)."""
+
+    async def say_nothing(_: Msg) -> None:
+        pass
+
+    async with client(nats_server, "gateway") as nc:
+        await nc.subscribe("passline.silent", cb=say_nothing)
+        asking = asyncio.create_task(request(nc, "passline.silent"))
+        await eventually(lambda: bool(nc._resp_map))
+        (answer,) = nc._resp_map.values()
+        answer.set_result(Msg(nc, "answer"))
+        asking.cancel()
+        await asyncio.wait({asking})
+        assert asking.cancelled()
