@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway.background import background
+from gateway.handover import chunk
 from gateway.sse import SseEncoder
 from streams.broker import connect
 from streams.credentials import inbox_prefix
@@ -72,7 +73,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, client: Client, engine: AsyncEngine) -> None:
         self.settings = settings
-        self.encoder = SseEncoder(settings.retry_ms)
+        self.encoder = SseEncoder(settings.retry_ms, frame=chunk)
         self.log = Log(client)
         self.hub = Hub(
             self._window(Place(_NO_EPOCH, 0, 0)),

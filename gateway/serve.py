@@ -23,6 +23,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.children import Status
 from gateway.errors import ProcessUnfit
+from gateway.handover import HandoverProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._app,
-                http="httptools",
+                http=HandoverProtocol,
                 loop="uvloop",
                 ws="none",
                 lifespan="on",

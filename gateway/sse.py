@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 
 from gateway.errors import GatewayError
 
@@ -68,33 +69,40 @@ class SseEncoder:
     """The `streams.frames.Encoder` of this gateway.
 
     `retry_ms` is the middle of the time after which clients come back; each is told its own, half of it more or less,
-    so that they don't come back as one.
+    so that they don't come back as one. `frame` is put around each block: HTTP's framing, made once for all
+    connections.
     """
 
-    def __init__(self, retry_ms: int = 2000, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        retry_ms: int = 2000,
+        jitter: random.Random | None = None,
+        frame: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         self._retry_ms = retry_ms
+        self._frame = frame
         self._jitter = jitter or random.Random()  # noqa: S311 - spreads load, guards nothing
 
     def event(self, name: str, data: bytes, cursor: str | None) -> bytes:
         """One event with its data, JSON on one line."""
-        return block(data, event=name, cursor=cursor)
+        return self._frame(block(data, event=name, cursor=cursor))
 
     def opened(self, data: bytes, cursor: str | None) -> bytes:
         """The first block of a stream. It sets the time after which this client comes back."""
-        return block(data, event="stream.opened", cursor=cursor, retry_ms=self.jittered_retry_ms())
+        return self._frame(block(data, event="stream.opened", cursor=cursor, retry_ms=self.jittered_retry_ms()))
 
     def heartbeat(self, cursor: str) -> bytes:
         """Only an id: the client's last event id moves and nothing fires."""
-        return block(cursor=cursor)
+        return self._frame(block(cursor=cursor))
 
     def retry(self) -> bytes:
         """Only a time to come back: the whole body of a soft refusal."""
-        return block(retry_ms=self.jittered_retry_ms())
+        return self._frame(block(retry_ms=self.jittered_retry_ms()))
 
     def closing(self, reason: str) -> bytes:
         """The last block of a stream that the server ends."""
         data = b'{"reason":"%b"}' % reason.encode("ascii")
-        return block(data, event="stream.closing", retry_ms=self.jittered_retry_ms())
+        return self._frame(block(data, event="stream.closing", retry_ms=self.jittered_retry_ms()))
 
     def jittered_retry_ms(self) -> int:
         """The time to come back, in milliseconds, half of it more or less."""

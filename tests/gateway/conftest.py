@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
@@ -10,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import uvloop
 
 from tests.support.nats import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from tests.support.gateway import Passline, RunningGateway
+
+ON_BOTH_LOOPS = "test_handover.py"
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The connections run on the loop that processes run on as well, all else on the standard library's."""
+    both = {"uvloop": uvloop.new_event_loop} if item.path.name == ON_BOTH_LOOPS else {}
+    return {"asyncio": asyncio.new_event_loop, **both}
+
 
 TIME = "2026-11-20T18:00:00Z"
 

@@ -10,15 +10,17 @@ import logging
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auth.keys import SigningKey, development_key
 from auth.tokens import mint
 from gateway.app import Gateway, create_app
+from gateway.handover import HandoverProtocol
 from gateway.settings import Settings
 from gateway.worker import run as run_worker
 from streams.embedded import EmbeddedNats
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from nats.aio.client import Client
+
+HttpProtocol: TypeAlias = type[HttpToolsProtocol]
 
 
 class RunningGateway:
@@ -82,8 +86,11 @@ class Passline(Protocol):
 
 
 class _Passline:
-    def __init__(self, server: EmbeddedNats, settings: Settings, nc: Client, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, server: EmbeddedNats, settings: Settings, nc: Client, stack: AsyncExitStack, http_protocol: HttpProtocol
+    ) -> None:
         self.server = server
+        self._http_protocol = http_protocol
         self.settings = settings
         self.nc = nc
         self._stack = stack
@@ -92,7 +99,7 @@ class _Passline:
     async def gateway(self, **settings: Any) -> RunningGateway:
         """One more gateway, ready."""
         changed = msgspec.structs.replace(self.settings, **settings)
-        return await self._stack.enter_async_context(_running(changed))
+        return await self._stack.enter_async_context(_running(changed, self._http_protocol))
 
     def start_worker(self) -> None:
         """Let the projection follow the log."""
@@ -113,8 +120,19 @@ def stream_settings() -> StreamSettings:
 
 
 @pytest.fixture
+def http_protocol(request: pytest.FixtureRequest) -> HttpProtocol:
+    """With the hand-over, or without: then streams go through ASGI. A test may ask for either or both."""
+    kind = getattr(request, "param", "handover")
+    return HandoverProtocol if kind == "handover" else HttpToolsProtocol
+
+
+@pytest.fixture
 async def passline(
-    nats_server: EmbeddedNats, tmp_path: Path, database: str, stream_settings: StreamSettings
+    nats_server: EmbeddedNats,
+    tmp_path: Path,
+    database: str,
+    stream_settings: StreamSettings,
+    http_protocol: HttpProtocol,
 ) -> AsyncIterator[_Passline]:
     """A broker, a database of each kind, and a worker. Its gateways end with the test."""
     async with client(nats_server, "admin") as admin:
@@ -124,7 +142,7 @@ async def passline(
     )
     async with AsyncExitStack() as stack:
         nc = await stack.enter_async_context(client(nats_server, "gateway"))
-        running = _Passline(nats_server, settings, nc, stack)
+        running = _Passline(nats_server, settings, nc, stack, http_protocol)
         running.start_worker()
         try:
             yield running
@@ -133,17 +151,18 @@ async def passline(
 
 
 @asynccontextmanager
-async def _running(settings: Settings) -> AsyncIterator[RunningGateway]:
+async def _running(settings: Settings, http_protocol: HttpProtocol) -> AsyncIterator[RunningGateway]:
     app = create_app(settings, on_death=_fail)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=http_protocol,
         proxy_headers=False,
         server_header=False,
         access_log=False,
         log_config=None,
         lifespan="on",
+        timeout_keep_alive=1,
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)
