@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 BACKSTOP_SECONDS = 3
 """After the drain, for requests that are still being answered and clients that don't take their last bytes."""
 
+SECOND_SIGNAL_SECONDS = 0.3
+"""After the first signal a further one ends the process at once, but only from then on.
+
+When the supervisor is killed the kernel may tell its death several times, once for each of its threads.
+"""
+
 UNFIT_DRAIN_SECONDS = 1.0
 """A process that can't do its work drains faster: until it has ended nothing takes its place."""
 
@@ -129,10 +135,9 @@ class GatewayServer(uvicorn.Server):
         yield
 
     def _on_signal(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+        if self.should_exit:
+            return  # the same death of our parent, told again
+        asyncio.get_running_loop().call_later(SECOND_SIGNAL_SECONDS, _end_at_once_from_now_on)
         _log.info("gateway.ends", streams=len(self.gateway.hub))
         self.gateway.readiness.draining = True
         self.should_exit = True
@@ -140,6 +145,13 @@ class GatewayServer(uvicorn.Server):
     def _give_up(self, reason: str) -> None:
         self.unfit = self.unfit or reason
         self.should_exit = True
+
+
+def _end_at_once_from_now_on() -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
 
 
 def as_meant(record: logging.LogRecord) -> bool:
