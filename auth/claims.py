@@ -36,7 +36,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         issuer: the claim `iss`.
         subject: the identity: the issuer's prefix and the value of its identity claim; printable, 1 to 256 characters.
-        key: the identity's form in subjects, topics and paths (DESIGN.md section 2).
+        key: the identity's form in subjects, topics and paths.
         token_id: the claim `jti`, if there is one.
         issued_at: Unix seconds.
         expires_at: Unix seconds; the token is void from this moment on.
