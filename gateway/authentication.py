@@ -16,6 +16,7 @@ from litestar.middleware.authentication import AbstractAuthenticationMiddleware,
 from auth.bearer import read_bearer
 from auth.errors import MalformedAuthorization, MissingToken
 from auth.keys import development_key, load_public_key
+from auth.remembering import RememberingVerifier, Verifier
 from auth.sessions import check_origin, read_session
 from auth.tokens import Issuer, TokenVerifier
 from streams.subjects import identity_key, is_id
@@ -50,7 +51,7 @@ class Authentication(AbstractAuthenticationMiddleware):
         CrossOrigin: a session cookie that another site's page may have caused to be sent.
     """
 
-    def __init__(self, app: ASGIApp, verifier: TokenVerifier, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, verifier: Verifier, settings: Settings) -> None:
         super().__init__(app, exclude_from_auth_key=_OPT_KEY, scopes={ScopeType.HTTP})
         self._verifier = verifier
         self._settings = settings
@@ -94,7 +95,7 @@ def check_session_origin(headers: Headers, method: str, settings: Settings) -> N
     )
 
 
-def token_verifier(settings: Settings) -> TokenVerifier:
+def token_verifier(settings: Settings) -> Verifier:
     """Checks tokens of the one issuer that is set: by its public key, or by the development key in the data directory.
 
     Raises:
@@ -113,7 +114,7 @@ def token_verifier(settings: Settings) -> TokenVerifier:
         trusted_for_restaurants=settings.token_restaurants,
         max_life_seconds=settings.token_max_life_seconds,
     )
-    return TokenVerifier([issuer], identity_key, is_id)
+    return RememberingVerifier(TokenVerifier([issuer], identity_key, is_id))
 
 
 def cors_config(settings: Settings) -> CORSConfig | None:

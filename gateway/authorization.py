@@ -1,4 +1,7 @@
-"""Who may see what: the facts at a position, handed to the policies."""
+"""Who may see what: the facts at a position, handed to the policies.
+
+`Facts` answer from memory where they can, a `Decision` from one transaction that a snapshot is read in, too.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from auth.policies import Standing, must_be_order_owner, must_be_restaurant_staf
 
 if TYPE_CHECKING:
     from auth.claims import Claims
-    from streams.facts import Decision
+    from streams.facts import Decision, Facts
     from streams.snapshots import OrderOwner
 
 
-async def standing(decision: Decision, claims: Claims, restaurant_id: str) -> Standing:
+async def standing(facts: Facts | Decision, claims: Claims, restaurant_id: str) -> Standing:
     """What the caller is to a restaurant, as the policies want it. Raises FactsUnavailable."""
-    known = await decision.standing(restaurant_id, claims.key)
+    known = await facts.standing(restaurant_id, claims.key)
     return Standing(frozenset(Role(role) for role in known.roles), known.revoked_at)
 
 
-async def may_see_restaurant(decision: Decision, claims: Claims, restaurant_id: str) -> None:
+async def may_see_restaurant(facts: Facts | Decision, claims: Claims, restaurant_id: str) -> None:
     """Owner and staff of a restaurant see its orders. Raises NotAllowed, FactsUnavailable."""
-    must_be_restaurant_staff(claims, restaurant_id, await standing(decision, claims, restaurant_id))
+    must_be_restaurant_staff(claims, restaurant_id, await standing(facts, claims, restaurant_id))
 
 
 def may_see_order(claims: Claims, owner: OrderOwner) -> None:

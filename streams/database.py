@@ -115,13 +115,13 @@ def _engine(url: URL, statement_seconds: float) -> AsyncEngine:
         "execution_options": {"statement_seconds": statement_seconds},
     }
     if url.get_backend_name() == "sqlite":
-        # Each connection is a thread. isolation_level=None: we begin transactions, the driver does not.
+        # Each connection is a thread, so none is made for a moment. isolation_level=None: we begin transactions, the driver does not.
         connect: dict[str, Any] = {
             "timeout": statement_seconds,
             "isolation_level": None,
             "async_creator_fn": _connect_sqlite,
         }
-        engine = create_async_engine(url, pool_size=4, max_overflow=4, connect_args=connect, **common)
+        engine = create_async_engine(url, pool_size=4, max_overflow=0, connect_args=connect, **common)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         event.listen(engine.sync_engine, "before_cursor_execute", _start_clock)
@@ -136,7 +136,7 @@ def _engine(url: URL, statement_seconds: float) -> AsyncEngine:
     }
     connect = {"timeout": statement_seconds, "server_settings": settings}
     return create_async_engine(
-        url, pool_size=5, max_overflow=5, pool_pre_ping=True, pool_recycle=1800, connect_args=connect, **common
+        url, pool_size=10, max_overflow=0, pool_pre_ping=True, pool_recycle=1800, connect_args=connect, **common
     )
 
 

@@ -6,22 +6,19 @@ ago has its owner at once.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from streams.database import DatabaseUnavailable
 from streams.errors import StreamsError
-from streams.events import OrderEvent, Role, StaffAssigned, StaffEvent, StaffRevoked
-from streams.snapshots import NoPosition, OrderOwner, Reading, Standing, States
+from streams.inquiry import Inquiry
+from streams.overlay import Overlay, moved_on, staff_fact
+from streams.snapshots import Member, NoPosition, OrderOwner, Reading, Standing, States
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable
+    from collections.abc import AsyncIterator, Sequence
 
-    from streams.entry import Entry
     from streams.log import Log
 
 WAIT_FOR_ORDER_SECONDS = 5.0
@@ -42,110 +39,6 @@ class OrderUnknown(StreamsError):
         self.order_id = order_id
 
 
-class StaffChange(msgspec.Struct, frozen=True, gc=False):
-    """One step of somebody's standing in a restaurant, with its place in the log."""
-
-    sequence: int
-    time: float
-    event: StaffAssigned | StaffRevoked
-
-
-def staff_fact(restaurant_id: str, subject_key: str) -> str:
-    """The name of the fact that somebody belongs to a restaurant, by which a revocation finds its streams."""
-    return f"staff:{restaurant_id}:{subject_key}"
-
-
-class Overlay:
-    """What the tail saw past `floor` and up to `head` that decides who may see what. Pure, but for who waits."""
-
-    def __init__(self, floor: int) -> None:
-        self._waiting: dict[str, list[asyncio.Future[OrderOwner]]] = {}
-        self.reset(floor)
-
-    def reset(self, floor: int) -> None:
-        """Begin anew: the tail goes on from another place."""
-        self.floor = self.head = floor
-        self._owners: dict[str, tuple[int, OrderOwner]] = {}
-        self._staff: dict[str, list[StaffChange]] = {}
-
-    def apply(self, entry: Entry) -> str | None:
-        """Take the next entry. Returns the name of the fact that it takes back, if it does."""
-        self.head = entry.sequence
-        event = entry.event
-        if isinstance(event, OrderEvent):
-            if event.order_id not in self._owners:
-                owner = OrderOwner(event.restaurant_id, event.customer_key)
-                self._owners[event.order_id] = (entry.sequence, owner)
-                for waiting in self._waiting.pop(event.order_id, ()):
-                    if not waiting.done():
-                        waiting.set_result(owner)
-        elif isinstance(event, StaffEvent):
-            fact = staff_fact(event.restaurant_id, event.subject_key)
-            if isinstance(event, StaffAssigned | StaffRevoked):
-                self._staff.setdefault(fact, []).append(StaffChange(entry.sequence, entry.time, event))
-            return fact if isinstance(event, StaffRevoked) else None
-        return None
-
-    def prune(self, position: int) -> None:
-        """The projection has come to `position`: what stands up to there is no longer needed here."""
-        if position <= self.floor:
-            return
-        self.floor = min(position, self.head)
-        self._owners = {order: known for order, known in self._owners.items() if known[0] > self.floor}
-        kept = (
-            (fact, [each for each in changes if each.sequence > self.floor]) for fact, changes in self._staff.items()
-        )
-        self._staff = {fact: changes for fact, changes in kept if changes}
-
-    def owner(self, order_id: str) -> OrderOwner | None:
-        """Whose the order is by the first event past the floor."""
-        known = self._owners.get(order_id)
-        return known[1] if known else None
-
-    def changes(self, fact: str, position: int) -> list[StaffChange]:
-        """What changed in somebody's standing past `position`, in order."""
-        return [change for change in self._staff.get(fact, ()) if change.sequence > position]
-
-    async def wait_for_order(self, order_id: str, seconds: float) -> OrderOwner | None:
-        """Its owner as soon as the tail brings it, None if that takes longer."""
-        known = self.owner(order_id)
-        if known is not None:
-            return known
-        arrival: asyncio.Future[OrderOwner] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(order_id, []).append(arrival)
-        try:
-            async with asyncio.timeout(seconds):
-                return await arrival
-        except TimeoutError:
-            return None
-        finally:
-            waiting = self._waiting.get(order_id, [])
-            if arrival in waiting:
-                waiting.remove(arrival)
-            if not waiting:
-                self._waiting.pop(order_id, None)
-
-
-def moved_on(standing: Standing, changes: Iterable[StaffChange], applied: Collection[str]) -> Standing:
-    """A standing after further changes. What repeats one of them, or one of the events `applied` before, is none.
-
-    So an assignment that its publisher sends again, long after a revocation, gives no role back.
-    """
-    roles, revoked_at, revoked_sequence = set(standing.roles), standing.revoked_at, standing.revoked_sequence
-    seen = set(applied)
-    for change in changes:
-        event = change.event
-        if event.event_id in seen:
-            continue
-        seen.add(event.event_id)
-        if isinstance(event, StaffAssigned):
-            roles.add(event.role)
-        else:
-            roles -= {event.role} if event.role else set(Role)
-            revoked_at, revoked_sequence = change.time, change.sequence
-    return Standing(frozenset(roles), revoked_at, revoked_sequence)
-
-
 class Decision:
     """The facts for one decision: one SQL transaction at the projection's position P, and the tail's overlay past it.
 
@@ -160,21 +53,37 @@ class Decision:
 
     async def order_owner(self, order_id: str) -> OrderOwner | None:
         """Whose the order is, None if nobody has heard of it. Raises FactsUnavailable."""
-        owner = await self.sql.order_owner(order_id)
-        if owner is None:
+        return (await self.order_owners([order_id]))[order_id]
+
+    async def order_owners(self, order_ids: Sequence[str]) -> dict[str, OrderOwner | None]:
+        """The same of several orders."""
+        owners = await self.sql.order_owners(order_ids)
+        if len(owners) < len(order_ids):
             self._check_floor()
-            owner = self._overlay.owner(order_id)
-        return owner
+        return {order_id: owners.get(order_id) or self._overlay.owner(order_id) for order_id in order_ids}
 
     async def standing(self, restaurant_id: str, subject_key: str) -> Standing:
         """What somebody is to a restaurant. Raises FactsUnavailable."""
-        standing = await self.sql.standing(restaurant_id, subject_key)
-        fact, position = staff_fact(restaurant_id, subject_key), self.sql.position.sequence
-        applied: frozenset[str] = frozenset()
-        if ids := {change.event.event_id for change in self._overlay.changes(fact, position)}:
-            applied = await self.sql.applied_staff_events(restaurant_id, subject_key, ids)
+        member = (restaurant_id, subject_key)
+        return (await self.standings([member]))[member]
+
+    async def standings(self, members: Sequence[Member]) -> dict[Member, Standing]:
+        """The same of several people, each with a restaurant. They are remembered."""
+        applied = await self.sql.standings(members)
+        position = self.sql.position.sequence
+        repeated: dict[Member, frozenset[str]] = {}
+        for member in members:
+            if ids := {each.event.event_id for each in self._overlay.changes(staff_fact(*member), position)}:
+                repeated[member] = await self.sql.applied_staff_events(*member, ids)
         self._check_floor()
-        return moved_on(standing, self._overlay.changes(fact, position), applied)
+        # Nothing is awaited from here on, so what is remembered is true at the overlay's head.
+        known: dict[Member, Standing] = {}
+        for member in members:
+            fact = staff_fact(*member)
+            changes = self._overlay.changes(fact, position)
+            known[member] = moved_on(applied[member], changes, repeated.get(member, ())) if changes else applied[member]
+            self._overlay.remember(fact, known[member])
+        return known
 
     def _check_floor(self) -> None:
         if self.sql.position.sequence < self._overlay.floor:
@@ -182,15 +91,26 @@ class Decision:
 
 
 class Facts:
-    """The facts as this process knows them. `epoch` is set by the tail."""
+    """The facts as this process knows them. `epoch` is set by the tail.
+
+    `reading` is for who needs a transaction, as for a snapshot. `standing` and `owner` answer from memory, and read
+    together what many ask for at once, so that a storm of returning clients is a handful of transactions.
+    """
 
     def __init__(self, states: States, overlay: Overlay, log: Log, epoch: str) -> None:
         self._states = states
         self._log = log
         self._owners: OrderedDict[str, OrderOwner] = OrderedDict()
         self._next_floor = 0
+        self._standings_asked = Inquiry[Member, Standing](self._read_standings)
+        self._owners_asked = Inquiry[str, OrderOwner | None](self._read_owners)
         self.overlay = overlay
         self.epoch = epoch
+
+    @property
+    def position(self) -> int:
+        """What `standing` has answered is true here, as long as nothing was awaited since."""
+        return self.overlay.head
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Decision]:
@@ -213,15 +133,20 @@ class Facts:
         except (DatabaseUnavailable, NoPosition) as error:
             raise FactsUnavailable(str(error)) from error
 
+    async def standing(self, restaurant_id: str, subject_key: str) -> Standing:
+        """What somebody is to a restaurant, at `position`. Raises FactsUnavailable."""
+        fact = staff_fact(restaurant_id, subject_key)
+        while (known := self.overlay.standing(fact)) is None:
+            await self._standings_asked.ask((restaurant_id, subject_key))
+        return known
+
+    def recent_owner(self, order_id: str) -> OrderOwner | None:
+        """Whose a recent order is by what this process remembers: enough to allow that one, not to refuse anybody."""
+        return self._owners.get(order_id) or self.overlay.owner(order_id)
+
     async def known_owner(self, order_id: str) -> OrderOwner | None:
         """Whose the order is, without waiting for it. Raises FactsUnavailable."""
-        owner = self._owners.get(order_id)
-        if owner is None:
-            async with self.reading() as decision:
-                owner = await decision.order_owner(order_id)
-            if owner is not None:
-                self._remember(order_id, owner)
-        return owner
+        return self._owners.get(order_id) or await self._owners_asked.ask(order_id)
 
     async def owner(self, order_id: str) -> OrderOwner:
         """Whose the order is; waits for the tail to bring one that nobody has heard of.
@@ -253,7 +178,7 @@ class Facts:
         self._owners.clear()
         self._next_floor = 0
 
-    async def prune(self) -> None:
+    async def prune(self, window_floor: int) -> None:
         """Forget what the projection has had for one whole call of this; who reads now may be at an older position.
 
         Raises:
@@ -261,10 +186,19 @@ class Facts:
         """
         async with self.reading() as decision:
             position = decision.sql.position.sequence
-        self.overlay.prune(self._next_floor)
+        self.overlay.prune(self._next_floor, window_floor=window_floor)
         self._next_floor = position
 
-    def _remember(self, order_id: str, owner: OrderOwner) -> None:
-        self._owners[order_id] = owner
-        if len(self._owners) > _OWNERS_CACHED:
-            self._owners.popitem(last=False)
+    async def _read_standings(self, members: Sequence[Member]) -> dict[Member, Standing]:
+        async with self.reading() as decision:
+            return await decision.standings(members)
+
+    async def _read_owners(self, order_ids: Sequence[str]) -> dict[str, OrderOwner | None]:
+        epoch = self.epoch
+        async with self.reading() as decision:
+            owners = await decision.order_owners(order_ids)
+        if self.epoch == epoch:
+            self._owners.update((order_id, owner) for order_id, owner in owners.items() if owner is not None)
+            while len(self._owners) > _OWNERS_CACHED:
+                self._owners.popitem(last=False)
+        return owners

@@ -9,7 +9,7 @@ import datetime as dt
 import re
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, not_, or_, select, tuple_
@@ -71,6 +71,13 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     roles: frozenset[Role]
     revoked_at: float | None = None
     revoked_sequence: int | None = None
+
+
+_STRANGER = Standing(frozenset())
+"""What almost everybody is to almost every restaurant, once for all who are remembered."""
+
+Member: TypeAlias = tuple[str, str]
+"""A restaurant's id and somebody's identity key."""
 
 
 class CustomerOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
@@ -136,25 +143,33 @@ class Reading:
         self.position = position
         self._connection = connection
 
-    async def order_owner(self, order_id: str) -> OrderOwner | None:
-        """Whose the order is, or None for one not heard of up to the position."""
+    async def order_owners(self, order_ids: Collection[str]) -> dict[str, OrderOwner]:
+        """Whose the orders are, as far as they were heard of up to the position."""
         orders = LIVE.orders.c
-        row = await self._first(select(orders.restaurant_id, orders.customer_key).where(orders.order_id == order_id))
-        return None if row is None else OrderOwner(row["restaurant_id"], row["customer_key"])
+        rows = await self._all(
+            select(orders.order_id, orders.restaurant_id, orders.customer_key).where(orders.order_id.in_(order_ids))
+        )
+        return {row["order_id"]: OrderOwner(row["restaurant_id"], row["customer_key"]) for row in rows}
 
-    async def standing(self, restaurant_id: str, subject_key: str) -> Standing:
-        """What the person is to the restaurant, and when somebody last ended that."""
+    async def standings(self, members: Collection[Member]) -> dict[Member, Standing]:
+        """What each of the people is to the restaurant beside them, and when somebody last ended that."""
         held, revoked = LIVE.staff_roles.c, LIVE.staff_revocations.c
-        roles = await self._all(
-            select(held.role).where(held.restaurant_id == restaurant_id, held.subject_key == subject_key)
-        )
-        last = await self._first(
-            select(revoked.revoked_at, revoked.sequence).where(
-                revoked.restaurant_id == restaurant_id, revoked.subject_key == subject_key
+        roles: dict[Member, set[Role]] = {}
+        for row in await self._all(
+            select(held.restaurant_id, held.subject_key, held.role).where(
+                tuple_(held.restaurant_id, held.subject_key).in_(members)
             )
-        )
-        found = frozenset(Role(row["role"]) for row in roles)
-        return Standing(found) if last is None else Standing(found, last["revoked_at"], last["sequence"])
+        ):
+            roles.setdefault((row["restaurant_id"], row["subject_key"]), set()).add(Role(row["role"]))
+        last = {
+            (row["restaurant_id"], row["subject_key"]): (row["revoked_at"], row["sequence"])
+            for row in await self._all(
+                select(revoked.restaurant_id, revoked.subject_key, revoked.revoked_at, revoked.sequence).where(
+                    tuple_(revoked.restaurant_id, revoked.subject_key).in_(members)
+                )
+            )
+        }
+        return {member: _standing(roles.get(member, ()), last.get(member)) for member in members}
 
     async def applied_staff_events(
         self, restaurant_id: str, subject_key: str, event_ids: Collection[str]
@@ -179,9 +194,16 @@ class Reading:
         row = await self._first(_ORDER.where(LIVE.orders.c.order_id == order_id))
         return None if row is None else _restaurant_order(row)
 
-    async def order_snapshot_for_customer(self, order_id: str) -> CustomerOrder | None:
-        """The order, open or not."""
-        row = await self._first(_ORDER.where(LIVE.orders.c.order_id == order_id))
+    async def order_snapshot_for_customer(self, order_id: str, owner: OrderOwner) -> CustomerOrder | None:
+        """The order, open or not, if it is that owner's."""
+        orders = LIVE.orders.c
+        row = await self._first(
+            _ORDER.where(
+                orders.order_id == order_id,
+                orders.restaurant_id == owner.restaurant_id,
+                orders.customer_key == owner.customer_key,
+            )
+        )
         return None if row is None else CustomerOrder(**_seen_by_both(row))
 
     async def new_orders(self, restaurant_id: str, limit: int = 100, after: str | None = None) -> Page:
@@ -227,6 +249,12 @@ _ORDER = select(*(column for column in LIVE.orders.c if column.name not in _HIDD
 def _open_orders(restaurant_id: str) -> Select[Any]:
     orders = LIVE.orders.c
     return _ORDER.where(orders.restaurant_id == restaurant_id, orders.is_open).order_by(*_KEY)
+
+
+def _standing(roles: Collection[Role], revoked: tuple[float, int] | None) -> Standing:
+    if revoked is None:
+        return Standing(frozenset(roles)) if roles else _STRANGER
+    return Standing(frozenset(roles), *revoked)
 
 
 def _parse_after(after: str) -> tuple[int, str]:

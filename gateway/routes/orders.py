@@ -139,7 +139,7 @@ async def _as_seen_by(
         await may_see_restaurant(decision, claims, owner.restaurant_id)
     except NotAllowed:
         may_see_order(claims, owner)
-        for_customer = await decision.sql.order_snapshot_for_customer(order_id)
+        for_customer = await decision.sql.order_snapshot_for_customer(order_id, owner)
         return OrderForCustomer(order=for_customer, cursor=cursor) if for_customer else None
     for_restaurant = await decision.sql.order_snapshot_for_restaurant(order_id)
     return OrderForRestaurant(order=for_restaurant, cursor=cursor) if for_restaurant else None

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.event import listen, listens_for, remove
 
 from streams.database import open_database
 from streams.entry import Entry, judge
-from streams.facts import Facts, FactsUnavailable, OrderUnknown, Overlay, staff_fact
+from streams.events import Role
+from streams.facts import Facts, FactsUnavailable, OrderUnknown
 from streams.log import LogState
+from streams.overlay import Overlay, staff_fact
 from streams.projection import Projection
-from streams.snapshots import States
+from streams.snapshots import OrderOwner, States
 from tests.support.delivery import order_entry
 from tests.support.nats import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -201,3 +205,94 @@ def test_pruned_overlay_forgets_what_the_projection_has() -> None:
     assert (overlay.floor, overlay.owner("o1")) == (2, None)
     assert overlay.owner("o2") is not None
     assert overlay.changes(staff_fact("r1", "ann"), 0) == []
+
+
+async def test_standing_is_read_once_and_then_remembered(engine: AsyncEngine) -> None:
+    await apply(engine, [staff_entry(1, ("r1", "ann"), "staff", assigned=True, event=1)], upto=1)
+    facts = facts_at(engine, Overlay(1))
+    with counted_statements(engine) as statements:
+        first = await facts.standing("r1", "ann")
+        assert (first.roles, len(statements) > 0) == (frozenset({Role.STAFF}), True)
+        statements.clear()
+        assert (await facts.standing("r1", "ann"), statements) == (first, [])
+
+
+async def test_standings_that_many_ask_for_at_once_are_read_together(engine: AsyncEngine) -> None:
+    await apply(engine, [staff_entry(1, ("r1", "ann"), "staff", assigned=True, event=1)], upto=1)
+    facts = facts_at(engine, Overlay(1))
+    with counted_statements(engine) as statements:
+        found = await asyncio.gather(*(facts.standing("r1", f"somebody-{number}") for number in range(200)))
+    assert {standing.roles for standing in found} == {frozenset()}
+    assert len(statements) < 12  # two transactions at most: who asked first, and the others
+
+
+@given(steps=STEPS, asked=st.lists(st.integers(0, 14), max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_remembered_standing_is_that_of_the_log_so_far(
+    tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path, steps: list[Step], asked: list[int]
+) -> None:
+    """Whenever it was asked before, and however far the projection is."""
+    entries = [
+        staff_entry(index + 1, member, role, assigned=assigned, event=event)
+        for index, (member, role, assigned, event) in enumerate(steps)
+    ]
+    path = tmp_path_factory.mktemp("facts") / "passline.db"
+    path.write_bytes(migrated_sqlite.read_bytes())
+
+    async def compare() -> None:
+        async with open_database(f"sqlite:///{path}") as engine:
+            await apply(engine, [], upto=0)
+            overlay = Overlay(0)
+            facts = facts_at(engine, overlay)
+            for position, entry in enumerate(entries, 1):
+                overlay.apply(entry)
+                if position in asked:
+                    remembered = [await facts.standing(*member) for member in MEMBERS]
+                    assert remembered == await standings(facts)
+                if position % 3 == 0:
+                    await apply(engine, entries, upto=position)
+
+    asyncio.run(compare())
+
+
+async def test_change_while_a_standing_is_read_is_not_overlooked(engine: AsyncEngine) -> None:
+    assigned = staff_entry(1, ("r1", "ann"), "staff", assigned=True, event=1)
+    revoked = staff_entry(2, ("r1", "ann"), None, assigned=False, event=2)
+    await apply(engine, [assigned], upto=1)
+    overlay = Overlay(1)
+    facts = facts_at(engine, overlay)
+
+    @listens_for(engine.sync_engine, "checkin")
+    def tail_goes_on(*_: object) -> None:
+        if overlay.head == 1:
+            overlay.apply(revoked)
+
+    assert (await facts.standing("r1", "ann")).roles == frozenset()
+
+
+async def test_recent_owner_outlives_the_projections_catching_up_as_long_as_the_window(engine: AsyncEngine) -> None:
+    overlay = Overlay(0)
+    for sequence in (1, 2, 3):
+        overlay.apply(order_entry(sequence, order=f"o{sequence}"))
+    facts = facts_at(engine, overlay)
+    overlay.prune(3, window_floor=1)
+    assert (overlay.floor, facts.recent_owner("o1")) == (3, None)
+    assert facts.recent_owner("o2") == OrderOwner("r1", "c1")
+    overlay.prune(3, window_floor=2)
+    assert facts.recent_owner("o2") is None
+    assert facts.recent_owner("o3") is not None
+
+
+@contextmanager
+def counted_statements(engine: AsyncEngine) -> Iterator[list[str]]:
+    """The statements that are executed meanwhile."""
+    statements: list[str] = []
+
+    def note(*arguments: object) -> None:
+        statements.append(str(arguments[2]))
+
+    listen(engine.sync_engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        remove(engine.sync_engine, "before_cursor_execute", note)

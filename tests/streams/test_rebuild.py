@@ -297,7 +297,7 @@ async def test_after_a_restored_backup_a_rebuild_tells_what_the_log_tells_and_ke
     async with States(engine).read() as state:
         assert state.position == Position("e2", 8, log_time(8))
         orders = {order.order_id: order for order in await state.restaurant_snapshot("r1")}
-        assert (await state.standing("r1", "s3")).roles == {Role.FINANCE}
+        assert (await state.standings([("r1", "s3")]))["r1", "s3"].roles == {Role.FINANCE}
     assert {order_id: order.status for order_id, order in orders.items()} == {
         "o1": "Accepted",
         "o2": "Accepted",

@@ -84,18 +84,20 @@ async def assert_equals_model(state: Reading, model: Model) -> None:
         assert as_json(await all_pages(state.active_orders, restaurant_id, 2)) == model.active_orders(restaurant_id)
         for subject in SUBJECTS:
             member = (restaurant_id, identity_key(subject))
-            standing = await state.standing(*member)
+            standing = (await state.standings([member]))[member]
             assert standing.roles == model.roles.get(member, set())
             assert (standing.revoked_at, standing.revoked_sequence) == model.revoked.get(member, (None, None))
     for order_id in ORDERS:
-        owner = await state.order_owner(order_id)
+        owner = (await state.order_owners([order_id])).get(order_id)
         if order_id not in model.orders:
             assert owner is None
-            assert await state.order_snapshot_for_customer(order_id) is None
+            assert await state.order_snapshot_for_customer(order_id, OrderOwner("r1", "c1")) is None
             continue
         assert owner == OrderOwner(*model.orders[order_id]["owner"])
         for_restaurant = await state.order_snapshot_for_restaurant(order_id)
-        for_customer = await state.order_snapshot_for_customer(order_id)
+        for_customer = await state.order_snapshot_for_customer(order_id, owner)
+        stranger = OrderOwner(owner.restaurant_id, f"not-{owner.customer_key}")
+        assert await state.order_snapshot_for_customer(order_id, stranger) is None
         assert as_json(for_restaurant) == model.order(order_id, items=True)
         assert as_json(for_customer) == model.order(order_id, items=False)
 
@@ -173,7 +175,8 @@ async def test_views_hold_exactly_what_their_audience_may_see(engine: AsyncEngin
     async with States(engine).read() as state:
         [listed] = await state.restaurant_snapshot("r1")
         assert listed == await state.order_snapshot_for_restaurant("o1")
-        for_restaurant, for_customer = as_json(listed), as_json(await state.order_snapshot_for_customer("o1"))
+        owner = OrderOwner("r1", identity_key("auth0|5f"))
+        for_restaurant, for_customer = as_json(listed), as_json(await state.order_snapshot_for_customer("o1", owner))
     common = {
         "orderId": "o1",
         "orderNumber": "A-7",

@@ -1,0 +1,112 @@
+"""Tokens that were verified before: a signature is checked once, not at every return of its bearer."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from auth.claims import Claims, Role
+from auth.errors import TokenExpired
+from auth.tokens import TOKEN_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_REMEMBERED = 65_536
+"""Tokens; each takes about 400 bytes. Beyond that the one that was used longest ago is forgotten."""
+
+
+class Verifier(Protocol):
+    """Who checks tokens: `auth.tokens.TokenVerifier`, or something before it."""
+
+    def verify(self, token: str) -> Claims:
+        """Raises Unauthorized."""
+        ...
+
+
+class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Claims as they are kept: packed, they take a third of the memory."""
+
+    issuer: str
+    subject: str
+    key: str
+    token_id: str | None
+    issued_at: float
+    expires_at: float
+    scopes: list[str]
+    restaurants: dict[str, Role]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Packed)
+
+
+class RememberingVerifier:
+    """Verifies a token with `verifier` the first time, and from its hash until it expires.
+
+    What is remembered is what the token says, which never changes. What may be taken back, such as a role or the token
+    itself, is a fact of the log, and is asked for at each decision. Tokens that were refused are not remembered. Only
+    a SHA-256 hash of a token is kept.
+    """
+
+    def __init__(
+        self, verifier: Verifier, *, max_remembered: int = MAX_REMEMBERED, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._verifier = verifier
+        self._max_remembered = max_remembered
+        self._clock = clock
+        self._known: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def verify(self, token: str) -> Claims:
+        """What `token` says. Raises Unauthorized, as `TokenVerifier.verify` does."""
+        if len(token) > TOKEN_LENGTH or not token.isascii():
+            return self._verifier.verify(token)
+        name = hashlib.sha256(token.encode()).digest()
+        packed = self._known.pop(name, None)
+        if packed is None:
+            claims = self._verifier.verify(token)
+            packed = _pack(claims)
+            if len(self._known) >= self._max_remembered:
+                del self._known[next(iter(self._known))]
+        else:
+            claims = _unpack(packed)
+            if self._clock() >= claims.expires_at:
+                raise TokenExpired(claims.expires_at)
+        self._known[name] = packed  # at the end: used last
+        return claims
+
+
+def _pack(claims: Claims) -> bytes:
+    return _encoder.encode(
+        _Packed(
+            claims.issuer,
+            claims.subject,
+            claims.key,
+            claims.token_id,
+            claims.issued_at,
+            claims.expires_at,
+            list(claims.scopes),
+            dict(claims.restaurants),
+        )
+    )
+
+
+def _unpack(packed: bytes) -> Claims:
+    said = _decoder.decode(packed)
+    return Claims(
+        issuer=said.issuer,
+        subject=said.subject,
+        key=said.key,
+        token_id=said.token_id,
+        issued_at=said.issued_at,
+        expires_at=said.expires_at,
+        scopes=frozenset(said.scopes),
+        restaurants=MappingProxyType(said.restaurants),
+    )
