@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway.background import background
+from gateway.descriptors import stream_limits
 from gateway.handover import chunk
+from gateway.peers import Peers, read_networks
 from gateway.sse import SseEncoder
+from gateway.watchdog import LoopLag
 from streams.broker import connect
 from streams.credentials import inbox_prefix
 from streams.database import open_database
-from streams.facts import Facts, FactsUnavailable, Overlay
+from streams.facts import Facts, FactsUnavailable
 from streams.frames import Frames
 from streams.hub import Hub
 from streams.log import Log
+from streams.overlay import Overlay
 from streams.projection import Projection
 from streams.publisher import Publisher
 from streams.replay import Replay, read_page
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS = 0.1
 _PRUNE_SECONDS = 5.0
+_DRAIN_STEP_SECONDS = 0.02
+_DRAIN_AT_ONCE = 200  # about 10 ms of work; the requests and streams that are left go on meanwhile
 _NO_EPOCH = ""  # no log has it, so nothing is resumed before the tail has found its place
 
 _log = structlog.get_logger()
@@ -74,10 +80,12 @@ class Gateway:
     def __init__(self, settings: Settings, client: Client, engine: AsyncEngine) -> None:
         self.settings = settings
         self.encoder = SseEncoder(settings.retry_ms, frame=chunk)
+        self.peers = Peers(read_networks(",".join(settings.trusted_proxies)))
         self.log = Log(client)
         self.hub = Hub(
             self._window(Place(_NO_EPOCH, 0, 0)),
             self._behind,
+            limits=stream_limits(settings),
             heartbeat_seconds=settings.heartbeat_seconds,
             stall_seconds=settings.progress_seconds,
         )
@@ -95,11 +103,12 @@ class Gateway:
         )
         self.publisher = Publisher(client, self.log, self._owner_if_known)
         self.readiness = Readiness(self.tail)
+        self.loop_lag = LoopLag()
 
     @property
     def accepts_streams(self) -> bool:
         """Whether a new stream can be opened now."""
-        return not self.readiness.draining and self.tail.mismatch is None and self.facts.epoch != _NO_EPOCH
+        return not self.hub.draining and self.tail.mismatch is None and self.facts.epoch != _NO_EPOCH
 
     def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What must run as long as the process serves; none of it ends by itself."""
@@ -112,12 +121,14 @@ class Gateway:
         if not subscribers:
             return
         _log.info("drain.began", streams=len(subscribers), seconds=seconds)
-        begin = time.monotonic()
-        for index, subscriber in enumerate(subscribers):
-            pause = begin + seconds * index / len(subscribers) - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            subscriber.close(End.DRAIN)
+        begin, ended = time.monotonic(), 0
+        while ended < len(subscribers) and len(self.hub):
+            due = due_to_end(len(subscribers), time.monotonic() - begin, seconds)
+            upto = min(due, ended + _DRAIN_AT_ONCE)
+            for subscriber in subscribers[ended:upto]:
+                subscriber.close(End.DRAIN)
+            ended = upto
+            await asyncio.sleep(_DRAIN_STEP_SECONDS if ended == due else 0)
         _log.info("drain.ended", streams=len(subscribers))
 
     def _window(self, place: Place) -> Window:
@@ -148,9 +159,18 @@ class Gateway:
         while True:
             await asyncio.sleep(_PRUNE_SECONDS)
             try:
-                await self.facts.prune()
+                await self.facts.prune(self.hub.window.floor)
             except FactsUnavailable as error:
                 _log.debug("facts.not_pruned", reason=str(error))
+
+
+def due_to_end(streams: int, elapsed: float, window: float) -> int:
+    """How many of `streams` should have ended `elapsed` seconds after a drain over `window` seconds began: the first at
+    once, the others at an even pace.
+    """
+    if elapsed >= window:
+        return streams
+    return min(streams, 1 + int(streams * elapsed / window)) if streams else 0
 
 
 @asynccontextmanager

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import structlog
 
-from gateway.handover import EXTENSION, LAST_WORDS_SECONDS, ClientGone, HandoverRefused, unchunked
+from gateway.handover import EXTENSION, LAST_BYTES_SECONDS, LAST_WORDS_SECONDS, ClientGone, HandoverRefused, unchunked
 from gateway.sse import CONTENT_TYPE
-from streams.hub import SubscriptionRefused
+from streams.errors import SubscriptionRefused
 from streams.subscriber import End, Grant, Subscriber
 
 if TYPE_CHECKING:
@@ -40,28 +41,29 @@ STREAM_HEADERS = (
 _log = structlog.get_logger()
 
 
-class StreamResponse:
-    """An ASGI application that is one stream: `opening` is written first, then the events of `feeds` past `start`.
+class Opening(msgspec.Struct, frozen=True, gc=False):
+    """How a stream begins: `blocks` are written first, then the events of `feeds` past `start`.
 
-    Where `opening` is None this is a soft refusal: 200, a time to come back, and a body that is cut. It is the one
-    answer that browsers, the npm client and fetch clients all take as "come back later".
+    `address` is the client's, as the caps count it.
     """
 
-    def __init__(
-        self,
-        hub: Hub,
-        encoder: SseEncoder,
-        *,
-        feeds: tuple[Feed, ...] = (),
-        start: int = 0,
-        grant: Grant | None = None,
-        opening: bytes | None = None,
-    ) -> None:
+    feeds: tuple[Feed, ...]
+    start: int
+    grant: Grant
+    address: str
+    blocks: bytes
+
+
+class StreamResponse:
+    """An ASGI application that is one stream.
+
+    Without an `opening` this is a soft refusal: 200, a time to come back, and a body that is cut. It is the one answer
+    that browsers, the npm client and fetch clients all take as "come back later".
+    """
+
+    def __init__(self, hub: Hub, encoder: SseEncoder, opening: Opening | None = None) -> None:
         self._hub = hub
         self._encoder = encoder
-        self._feeds = feeds
-        self._start = start
-        self._grant = grant
         self._opening = opening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +72,7 @@ class StreamResponse:
         hand_over = cast("Handover | None", (scope.get("extensions") or {}).get(EXTENSION))
         if hand_over is not None:
             try:
-                self._begin(hand_over(stall_seconds=self._hub.stall_seconds))
+                self._begin(hand_over())
             except ClientGone:
                 return
             except HandoverRefused as error:
@@ -83,18 +85,20 @@ class StreamResponse:
 
     def _begin(self, connection: StreamConnection | AsgiConnection) -> None:
         """Give the connection to the hub; or tell the client when to come back, and cut it."""
-        if self._opening is not None and self._grant is not None:
+        opening = self._opening
+        if opening is not None:
             subscriber = Subscriber(
                 connection,
-                tuple(feed.key for feed in self._feeds),
-                tuple(feed.filter for feed in self._feeds),
-                self._start,
-                self._grant,
+                tuple([feed.key for feed in opening.feeds]),
+                tuple([feed.filter for feed in opening.feeds]),
+                opening.start,
+                opening.grant,
+                opening.address,
             )
             subscriber.paused = connection.is_full
             connection.subscriber = subscriber
             try:
-                self._hub.subscribe(subscriber, self._opening)
+                self._hub.subscribe(subscriber, opening.blocks)
             except SubscriptionRefused as refusal:
                 connection.subscriber = None
                 _log.info("stream.refused_softly", reason=str(refusal))
@@ -106,7 +110,8 @@ class StreamResponse:
 class AsgiConnection:
     """A `streams.subscriber.Connection` over an ASGI `send`, with a bounded buffer between the hub and the socket.
 
-    What it is given is framed as chunks; the server frames by itself, so the frames come off again.
+    What it is given is framed as chunks; the server frames by itself, so the frames come off again. Of a slow client's
+    progress only so much is seen as the server tells: that it takes more, having sent most of what it held.
     """
 
     is_full = False
@@ -115,9 +120,11 @@ class AsgiConnection:
         self._send = send
         self._waiting: list[bytes] = []
         self._size = 0
+        self._sent = 0
         self._wake = asyncio.Event()
         self._finished = False
         self._sender: asyncio.Task[None] | None = None
+        self._last_bytes: asyncio.TimerHandle | None = None
         self.subscriber: Subscriber | None = None
 
     def write(self, data: bytes) -> None:
@@ -129,10 +136,10 @@ class AsgiConnection:
             self.subscriber.pause()
 
     def finish(self, data: bytes) -> None:
-        """Send all that was taken and `data`, then end."""
-        self._waiting.append(data)
+        """Send all that was taken and `data`, then end; a client that doesn't take it in time is cut."""
+        self.write(data)
         self._finished = True
-        self._wake.set()
+        self._last_bytes = asyncio.get_running_loop().call_later(LAST_BYTES_SECONDS, self.abort)
 
     def abort(self) -> None:
         """End at once; what was not sent is dropped."""
@@ -141,6 +148,10 @@ class AsgiConnection:
         self._wake.set()
         if self._sender is not None:
             self._sender.cancel()
+
+    def progress(self) -> int | None:
+        """Bytes that the server has taken, None while none wait for that."""
+        return self._sent if self._size else None
 
     async def run(self, receive: Receive) -> None:
         """Send until the stream is finished, aborted, or the client has gone."""
@@ -151,6 +162,8 @@ class AsgiConnection:
         finally:
             if self.subscriber is not None:
                 self.subscriber.close(End.GONE)
+            if self._last_bytes is not None:
+                self._last_bytes.cancel()
             for task in (self._sender, watcher):
                 task.cancel()
             await asyncio.gather(self._sender, watcher, return_exceptions=True)
@@ -164,15 +177,16 @@ class AsgiConnection:
                 self._waiting.clear()
                 await self._send({"type": "http.response.body", "body": unchunked(data), "more_body": True})
                 self._size -= len(data)
-                if self.subscriber is not None and not self.subscriber.closed:
-                    self._read_on(self.subscriber)
+                self._sent += len(data)
+                subscriber = self.subscriber
+                if (
+                    subscriber is not None
+                    and subscriber.paused
+                    and not subscriber.closed
+                    and self._size <= BUFFER_BYTES
+                ):
+                    subscriber.resume()
         await asyncio.sleep(LAST_WORDS_SECONDS)
-
-    def _read_on(self, subscriber: Subscriber) -> None:
-        if subscriber.paused and self._size <= BUFFER_BYTES:
-            subscriber.resume()
-        else:
-            subscriber.progressed()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.peers import read_networks
 from streams.credentials import ROLES, Role, password_variable
 from streams.database import parse_url
 
@@ -59,6 +60,9 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+_cap = _whole(0, 1_000_000)
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -158,6 +162,10 @@ def _origins(text: str) -> frozenset[str]:
     return frozenset(_origin(each.strip()) for each in text.split(",") if each.strip())
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    return tuple(str(network) for network in read_networks(text))
+
+
 # ── The settings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -193,6 +201,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window_bytes: Annotated[int, _whole(1024, 1 << 40), "that these events may take in memory"] = 64 * 1024 * 1024
     progress_seconds: Annotated[float, _number(0.1, 3600), "that a client may read nothing before it is cut"] = 30.0
     drain_seconds: Annotated[float, _number(0, 600), "over which streams are closed when the process ends"] = 10.0
+
+    max_per_subject_topic: Annotated[int, _cap, "streams of a subject on a topic, in a process; 0 for no cap"] = 4
+    max_per_subject: Annotated[int, _cap, "streams of a subject, in a process; 0 for no cap"] = 32
+    max_per_address: Annotated[int, _cap, "streams of a client's address, in a process; 0 for no cap"] = 1_000
+    max_per_topic: Annotated[int, _cap, "streams of a topic, in a process; 0 for no cap"] = 10_000
+    max_per_process: Annotated[int, _cap, "streams in a process; 0 for no cap"] = 16_000
+    max_new_per_second: Annotated[int, _cap, "new streams in a second, in a process; 0 for no cap"] = 2_000
+    trusted_proxies: Annotated[
+        tuple[str, ...], _networks, "proxies whose X-Forwarded-For is believed, with commas between"
+    ] = ()
 
     token_issuer: Annotated[str, _line, "the claim `iss` of accepted tokens"] = "passline"  # noqa: S105 - a name
     token_audience: Annotated[str, _line, "what the claim `aud` of them must name"] = "passline"  # noqa: S105 - a name

@@ -185,6 +185,17 @@ class EpochMissing(StreamsError):
         super().__init__(f"the stream {stream} has no epoch in its metadata: run `passline epoch bump`")
 
 
+# -- Subscriptions ---------------------------------------------------------------------------------------------------
+
+
+class SubscriptionRefused(StreamsError):
+    """The hub does not take a subscriber now, and the client should come back soon. Refusals are counted by `kind`."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        super().__init__(reason)
+
+
 def last_line(log: str) -> str:
     """The line that tells most of a server's log: its last, without process id and time."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]

@@ -8,12 +8,17 @@ the window, and the fan-out passes it by.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import structlog
+
 from streams.entry import Entry
-from streams.errors import StreamsError
+from streams.errors import SubscriptionRefused
 from streams.frames import Broadcast, Frames
-from streams.subscriber import End, Subscriber
+from streams.index import Index, Tally
+from streams.limits import Limits, OverLimit, TokenBucket, check_room
+from streams.subscriber import End, Grant, Subscriber
 from streams.wheel import TimerWheel
 from streams.window import Window
 
@@ -21,64 +26,35 @@ HEARTBEAT_SECONDS = 15.0
 """A stream that was silent for so long gets a heartbeat: proxies cut idle responses at 60 s, and a cursor must move."""
 
 STALL_SECONDS = 30.0
-"""A client whose socket took nothing for so long is given up."""
+"""A client that takes nothing for so long, though there is something to take, is given up."""
 
 FAN_OUT_PAUSE = 1000
 """After so many writes a fan-out lets the event loop do something else."""
 
-
-class SubscriptionRefused(StreamsError):
-    """The hub does not take a subscriber now. The client should come back soon."""
+_LOOKS = 4  # for progress, within the time that a client may go without
+_log = structlog.get_logger()
 
 
 class Draining(SubscriptionRefused):
     """This process is stopping."""
 
+    def __init__(self) -> None:
+        super().__init__("draining", "this process is stopping")
+
 
 class DecisionOutdated(SubscriptionRefused):
     """What allowed the subscription was taken back after it was decided, or too long ago to tell."""
 
-
-class _Index:
-    """Subscribers by a text. Most texts have one subscriber only, which then stands for itself."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, Subscriber | dict[Subscriber, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._of)
-
-    def add(self, key: str, subscriber: Subscriber) -> None:
-        present = self._of.get(key)
-        if present is None:
-            self._of[key] = subscriber
-        elif isinstance(present, dict):
-            present[subscriber] = None
-        else:
-            self._of[key] = {present: None, subscriber: None}
-
-    def discard(self, key: str, subscriber: Subscriber) -> None:
-        present = self._of.get(key)
-        if isinstance(present, dict):
-            present.pop(subscriber, None)
-            if len(present) == 1:
-                self._of[key] = next(iter(present))
-        elif present is subscriber:
-            del self._of[key]
-
-    def at(self, key: str) -> tuple[Subscriber, ...]:
-        """Those at `key` now; later changes don't show in it."""
-        present = self._of.get(key)
-        if present is None:
-            return ()
-        return tuple(present) if isinstance(present, dict) else (present,)
+    def __init__(self, reason: str) -> None:
+        super().__init__("outdated", reason)
 
 
 class Hub:
     """The subscribers of one process.
 
     `behind` is called with a subscriber that needs a replay; it must not call back before it returns. `clock` is
-    monotonic, in seconds.
+    monotonic, in seconds. `refused` counts whom it did not take, by the limit that was in the way, or `draining` or
+    `outdated`.
     """
 
     def __init__(
@@ -87,6 +63,7 @@ class Hub:
         behind: Callable[[Subscriber], None],
         *,
         clock: Callable[[], float] = time.monotonic,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stall_seconds: float = STALL_SECONDS,
         fan_out_pause: int = FAN_OUT_PAUSE,
@@ -94,17 +71,22 @@ class Hub:
         self.window = window
         self.behind = behind
         self.clock = clock
+        self.limits = limits
         self.heartbeat_seconds = heartbeat_seconds
         self.stall_seconds = stall_seconds
         self.fan_out_pause = fan_out_pause
         self.completed = window.head
         self.draining = False
         self.ended: dict[End, int] = dict.fromkeys(End, 0)
+        self.refused: dict[str, int] = dict.fromkeys((*Limits.__struct_fields__, "draining", "outdated"), 0)
         self._subscribers: dict[Subscriber, None] = {}
-        self._by_key = _Index()
-        self._by_grant = _Index()
+        self._by_key = Index()
+        self._by_grant = Index()
+        self._by_subject = Index()
+        self._by_address = Tally()
         self._revoked: dict[str, int] = {}
         self._wheel: TimerWheel[Subscriber] = TimerWheel(clock())
+        self._arrivals = TokenBucket(limits.new_per_second, clock())
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -121,31 +103,54 @@ class Hub:
 
     # -- subscribers come and go ---------------------------------------------------------------------------------------
 
+    def arrive(self, address: str) -> None:
+        """Somebody at `address` asks for a stream: say at once if there is no room, before it costs anything.
+
+        That there is room is no promise, since others may be on their way: `subscribe` has the last word.
+
+        Raises:
+            Draining
+            OverLimit: of new streams in a second, or of streams in the process or of the address.
+        """
+        try:
+            if self.draining:
+                raise Draining
+            self._check_process_and_address(address)
+            # Last, so that who is refused anyway takes nobody's turn.
+            if not self._arrivals.take(self.clock()):
+                raise OverLimit("new_per_second", self.limits.new_per_second)
+        except SubscriptionRefused as refusal:
+            self.refused[refusal.kind] += 1
+            raise
+
     def subscribe(self, subscriber: Subscriber, opening: bytes) -> None:
         """Take a subscriber in: its opening blocks, then all that it missed, then live, without a gap between.
 
         Raises:
             Draining: nothing was written.
             DecisionOutdated: nothing was written; the decision should be taken again.
+            OverLimit: nothing was written; there are as many streams as may be.
         """
-        if self.draining:
-            raise Draining("this process is stopping")
-        grant = subscriber.grant
-        if grant.epoch != self.frames.epoch:
-            raise DecisionOutdated("the log is another one than when it was decided")
-        if grant.decided_at < self.window.floor or any(
-            self._revoked.get(fact, 0) > grant.decided_at for fact in grant.revocable_by
-        ):
-            raise DecisionOutdated("what allowed the subscription may have changed since it was decided")
+        try:
+            self._check_decision(subscriber.grant)
+            self._check_room(subscriber)
+        except SubscriptionRefused as refusal:
+            self.refused[refusal.kind] += 1
+            raise
         subscriber.hub = self
+        self._share(subscriber)
         self._subscribers[subscriber] = None
         for key in subscriber.keys:
             self._by_key.add(key, subscriber)
-        for fact in grant.revocable_by:
+        for fact in subscriber.grant.revocable_by:
             self._by_grant.add(fact, subscriber)
-        subscriber.written_at = subscriber.progressed_at = self.clock()
+        if subscriber.grant.subject:
+            self._by_subject.add(subscriber.grant.subject, subscriber)
+        self._by_address.add(subscriber.address)
+        now = self.clock()
+        subscriber.written_at = subscriber.progressed_at = now
         subscriber.connection.write(opening)
-        self._wheel.schedule(subscriber, self._deadline(subscriber))
+        self._wheel.schedule(subscriber, self._deadline(subscriber, now))
         subscriber.catch_up()
 
     def detach(self, subscriber: Subscriber) -> None:
@@ -155,8 +160,60 @@ class Hub:
             self._by_key.discard(key, subscriber)
         for fact in subscriber.grant.revocable_by:
             self._by_grant.discard(fact, subscriber)
+        self._by_subject.discard(subscriber.grant.subject, subscriber)
+        self._by_address.discard(subscriber.address)
         if subscriber.closed:
             self.ended[subscriber.closed] += 1
+
+    def _share(self, subscriber: Subscriber) -> None:
+        """Let it hold the very texts that another one of its topic holds: 290 bytes of a stream that has none."""
+        twin = self._by_key.newest(subscriber.keys[0])
+        if twin is None:
+            return
+        if twin.keys == subscriber.keys and twin.filters == subscriber.filters:
+            subscriber.keys, subscriber.filters = twin.keys, twin.filters
+        if twin.address == subscriber.address:
+            subscriber.address = twin.address
+
+    def _check_decision(self, grant: Grant) -> None:
+        if self.draining:
+            raise Draining
+        if grant.epoch != self.frames.epoch:
+            raise DecisionOutdated("the log is another one than when it was decided")
+        if grant.decided_at < self.window.floor or any(
+            self._revoked.get(fact, 0) > grant.decided_at for fact in grant.revocable_by
+        ):
+            raise DecisionOutdated("what allowed the subscription may have changed since it was decided")
+
+    def _check_process_and_address(self, address: str) -> None:
+        check_room("per_process", self.limits.per_process, len(self._subscribers))
+        check_room("per_address", self.limits.per_address, self._by_address.count(address))
+
+    def _check_room(self, subscriber: Subscriber) -> None:
+        limits, subject = self.limits, subscriber.grant.subject
+        self._check_process_and_address(subscriber.address)
+        for key in subscriber.keys:
+            check_room("per_topic", limits.per_topic, self._by_key.count(key))
+        if subject:
+            check_room("per_subject", limits.per_subject, self._by_subject.count(subject))
+            check_room("per_subject_topic", limits.per_subject_topic, self._alike(subject, subscriber.keys))
+
+    def _alike(self, subject: str, keys: tuple[str, ...]) -> int:
+        """How many streams the subject has on that one of `keys` where it has most; 0 where the cap can't be reached.
+
+        Found by looking at the subject's streams or at the topics', whichever are fewer: no count is kept for each
+        pair. A subject has few where it is capped. Where it is not, one with thousands on thousands of topics meets few
+        others on each.
+        """
+        cap = self.limits.per_subject_topic
+        own = self._by_subject.count(subject)
+        crowded = [key for key in keys if self._by_key.count(key) >= cap] if 0 < cap <= own else []
+        if not crowded:
+            return 0
+        if own <= sum(self._by_key.count(key) for key in crowded):
+            tally = Counter(key for each in self._by_subject.at(subject) for key in set(each.keys))
+            return max(tally[key] for key in crowded)
+        return max(sum(each.grant.subject == subject for each in self._by_key.at(key)) for key in crowded)
 
     # -- the log moves -------------------------------------------------------------------------------------------------
 
@@ -218,27 +275,25 @@ class Hub:
             expires_at = subscriber.grant.expires_at
             if expires_at is not None and now >= expires_at:
                 subscriber.close(End.EXPIRED)
-            elif subscriber.paused:
-                if now >= subscriber.progressed_at + self.stall_seconds:
-                    subscriber.close(End.STALLED)
-            elif now >= subscriber.written_at + self.heartbeat_seconds:
+            elif subscriber.has_stalled(now):
+                _log.info("stream.stalled", keys=subscriber.keys, seconds=self.stall_seconds)
+                subscriber.close(End.STALLED)
+            elif not subscriber.paused and now >= subscriber.written_at + self.heartbeat_seconds:
                 subscriber.heartbeat()
             if not subscriber.closed:
-                self._wheel.schedule(subscriber, self._deadline(subscriber))
+                self._wheel.schedule(subscriber, self._deadline(subscriber, now))
 
     def drain(self) -> Sequence[Subscriber]:
         """Take nobody in any more. Those who are here are the caller's to close, at its own pace."""
         self.draining = True
         return tuple(self._subscribers)
 
-    def _deadline(self, subscriber: Subscriber) -> float:
-        deadline = (
-            subscriber.progressed_at + self.stall_seconds
-            if subscriber.paused
-            else subscriber.written_at + self.heartbeat_seconds
-        )
-        # A client may stop reading at any moment from now on.
-        deadline = min(deadline, self.clock() + self.stall_seconds)
+    def _deadline(self, subscriber: Subscriber, now: float) -> float:
+        # Whoever has bytes waiting is looked at more often; and a client may stop reading at any moment from now on.
+        looks = _LOOKS if subscriber.paused or subscriber.progress is not None else 1
+        deadline = now + self.stall_seconds / looks
+        if not subscriber.paused:
+            deadline = min(deadline, subscriber.written_at + self.heartbeat_seconds)
         expires_at = subscriber.grant.expires_at
         return deadline if expires_at is None else min(deadline, expires_at)
 

@@ -18,8 +18,11 @@ from streams.frames import Broadcast
 if TYPE_CHECKING:
     from streams.hub import Hub
 
-WRITE_BYTES = 64 * 1024
-"""While it catches up, a subscriber writes about this much at a time, and looks whether its client still reads."""
+WRITE_BYTES = 16 * 1024
+"""While it catches up, a subscriber writes about this much at a time, and looks whether its client still reads.
+
+So much more than its limit a connection may hold for a client that does not: these bytes are for that one alone.
+"""
 
 PAGE = 256
 """Broadcasts taken from the window at a time while catching up."""
@@ -53,9 +56,16 @@ class Connection(Protocol):
         """Drop what was not sent, and cut at once."""
         ...
 
+    def progress(self) -> int | None:
+        """How many bytes the client's side has taken so far, None while nothing waits for it to take.
+
+        For looking now and then whether a slow client makes progress; this may cost a system call.
+        """
+        ...
+
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
-    """What allowed a subscription.
+    """What allowed a subscription, and to whom: `subject` is their identity's key, empty for nobody in particular.
 
     `decided_at`, in the log called `epoch`, is the position of the facts that it was decided by; `revocable_by` names
     the facts that would end it; `expires_at` is on the hub's clock (seconds), None for never.
@@ -65,15 +75,18 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     decided_at: int
     revocable_by: tuple[str, ...] = ()
     expires_at: float | None = None
+    subject: str = ""
 
 
 class Subscriber:
     """A cursor over the log for a set of routing keys.
 
     `cursor` is what was written for it while it catches up; while it is `live` its `position` moves with the hub's.
+    `address` is its client's, as the caps count it; an empty one is nobody's.
     """
 
     __slots__ = (
+        "address",
         "closed",
         "connection",
         "cursor",
@@ -83,6 +96,7 @@ class Subscriber:
         "keys",
         "live",
         "paused",
+        "progress",
         "progressed_at",
         "written_at",
     )
@@ -94,17 +108,20 @@ class Subscriber:
         filters: tuple[str, ...],
         cursor: int,
         grant: Grant,
+        address: str = "",
     ) -> None:
         self.connection = connection
         self.keys = keys
         self.filters = filters
         self.cursor = cursor
         self.grant = grant
+        self.address = address
         self.live = False
         self.paused = False
         self.closed: End | None = None
         self.written_at = 0.0
         self.progressed_at = 0.0
+        self.progress: int | None = None
         self.hub: Hub
 
     @property
@@ -176,17 +193,22 @@ class Subscriber:
         self.cursor = self.position
         self.live = False
         self.paused = True
-        self.progressed()
 
     def resume(self) -> None:
         """The client reads again: what it missed comes from the window or the log."""
         self.paused = False
-        self.progressed()
         self.catch_up()
 
-    def progressed(self) -> None:
-        """The client's socket took something."""
-        self.progressed_at = self.hub.clock()
+    def has_stalled(self, now: float) -> bool:
+        """Whether bytes have waited for the client, and it has taken none, for as long as the hub allows.
+
+        Looks at the connection: progress shows at the first look after it, so ask several times within that span.
+        """
+        progress = self.connection.progress()
+        if progress is None or progress != self.progress:
+            self.progress = progress
+            self.progressed_at = now
+        return now >= self.progressed_at + self.hub.stall_seconds
 
     def close(self, end: End) -> None:
         """End the stream: tell the client why where it can be told, and forget it. Harmless when closed already."""

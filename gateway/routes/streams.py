@@ -12,7 +12,6 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import structlog
 from litestar import Request, get
-from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 
@@ -21,9 +20,11 @@ from gateway.authorization import may_see_order, may_see_restaurant
 from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
 from gateway.opening import Asked, Begin, PositionUnknown, begin
 from gateway.process import Gateway
-from gateway.response import StreamResponse
-from streams.cursor import Cursor, Reset
-from streams.facts import Decision, FactsUnavailable, staff_fact
+from gateway.response import Opening, StreamResponse
+from streams.cursor import Cursor
+from streams.errors import SubscriptionRefused
+from streams.facts import Decision, Facts, FactsUnavailable
+from streams.overlay import staff_fact
 from streams.subscriber import Grant
 from streams.topics import Feed, order_feed, restaurant_feed
 
@@ -43,8 +44,9 @@ WithSnapshot: TypeAlias = Annotated[
     bool, QueryParameter(name="snapshot", description="Whether a stream that does not resume begins with the state.")
 ]
 
+Asker: TypeAlias = Request[Claims, Any, Any]
 StateOf: TypeAlias = Callable[[Decision], Awaitable[dict[str, Any]]]
-Allow: TypeAlias = Callable[[Decision], Awaitable[None]]
+Allow: TypeAlias = Callable[[Facts | Decision], Awaitable[None]]
 
 _STREAM = {
     200: ResponseSpec(
@@ -59,16 +61,7 @@ _log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
 
-async def _asked(
-    last_event_id: LastEventId = None, last_event_id_in_query: LastEventIdInQuery = None, since: Since = None
-) -> Asked:
-    return Asked.of(last_event_id, last_event_id_in_query, since)
-
-
-_DEPENDENCIES = {"asked": Provide(_asked)}
-
-
-class _Topic(msgspec.Struct, frozen=True):
+class _Topic(msgspec.Struct, frozen=True, gc=False):
     """What a stream is of: its feed, who may have it, what takes that back, and its state for a snapshot."""
 
     feed: Feed
@@ -77,7 +70,10 @@ class _Topic(msgspec.Struct, frozen=True):
     state: StateOf
 
 
-class _Prepared(msgspec.Struct, frozen=True):
+FindTopic: TypeAlias = Callable[[Gateway, Claims], Awaitable[_Topic]]
+
+
+class _Prepared(msgspec.Struct, frozen=True, gc=False):
     """A stream about to begin: past `start`, with `state` at that position if it begins with a snapshot."""
 
     grant: Grant
@@ -91,26 +87,28 @@ class _Prepared(msgspec.Struct, frozen=True):
     tags=["streams"],
     security=[BEARER, SESSION],
     responses=_STREAM | refusals(401, 403, 422),
-    dependencies=_DEPENDENCIES,
 )
 async def restaurant_events(
-    request: Request[Claims, Any, Any],
-    gateway: NamedDependency[Gateway],
+    request: Asker,
     restaurant_id: RestaurantId,
-    asked: NamedDependency[Asked],
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
     with_snapshot: WithSnapshot = True,
 ) -> StreamResponse:
     """Open `restaurants/<id>`."""
-    claims = request.user
 
-    async def allow(decision: Decision) -> None:
-        await may_see_restaurant(decision, claims, restaurant_id)
+    async def find(_: Gateway, claims: Claims) -> _Topic:
+        async def allow(facts: Facts | Decision) -> None:
+            await may_see_restaurant(facts, claims, restaurant_id)
 
-    async def state(decision: Decision) -> dict[str, Any]:
-        return {"orders": await decision.sql.restaurant_snapshot(restaurant_id)}
+        async def state(decision: Decision) -> dict[str, Any]:
+            return {"orders": await decision.sql.restaurant_snapshot(restaurant_id)}
 
-    topic = _Topic(restaurant_feed(restaurant_id), allow, (staff_fact(restaurant_id, claims.key),), state)
-    return await _open(gateway, claims, topic, asked, with_snapshot=with_snapshot)
+        return _Topic(restaurant_feed(restaurant_id), allow, (staff_fact(restaurant_id, claims.key),), state)
+
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, find, asked, with_snapshot=with_snapshot)
 
 
 @get(
@@ -119,77 +117,82 @@ async def restaurant_events(
     tags=["streams"],
     security=[BEARER, SESSION],
     responses=_STREAM | refusals(401, 403, 404, 422),
-    dependencies=_DEPENDENCIES,
 )
 async def order_events(
-    request: Request[Claims, Any, Any],
-    gateway: NamedDependency[Gateway],
+    request: Asker,
     order_id: OrderId,
-    asked: NamedDependency[Asked],
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
     with_snapshot: WithSnapshot = True,
 ) -> StreamResponse:
     """Open `orders/<id>`."""
-    claims = request.user
-    if not gateway.accepts_streams:
-        return _come_back(gateway, "this process takes no streams now")
-    try:
-        owner = await gateway.facts.owner(order_id)
-    except FactsUnavailable as error:
-        return _come_back(gateway, str(error))
 
-    async def allow(_: Decision) -> None:
+    async def find(gateway: Gateway, claims: Claims) -> _Topic:
+        owner = gateway.facts.recent_owner(order_id)
+        if owner is None or owner.customer_key != claims.key:  # only the order's first event may refuse somebody
+            owner = await gateway.facts.owner(order_id)
         may_see_order(claims, owner)
 
-    async def state(decision: Decision) -> dict[str, Any]:
-        return {"order": await decision.sql.order_snapshot_for_customer(order_id)}
+        async def allow(_: Facts | Decision) -> None:
+            """Nothing takes an order from its customer."""
 
-    topic = _Topic(order_feed(order_id, owner.restaurant_id, owner.customer_key), allow, (), state)
-    return await _open(gateway, claims, topic, asked, with_snapshot=with_snapshot)
+        async def state(decision: Decision) -> dict[str, Any]:
+            return {"order": await decision.sql.order_snapshot_for_customer(order_id, owner)}
+
+        return _Topic(order_feed(order_id, owner.restaurant_id, owner.customer_key), allow, (), state)
+
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, find, asked, with_snapshot=with_snapshot)
 
 
-async def _open(
-    gateway: Gateway, claims: Claims, topic: _Topic, asked: Asked, *, with_snapshot: bool
-) -> StreamResponse:
+async def _open(request: Asker, find: FindTopic, asked: Asked, *, with_snapshot: bool) -> StreamResponse:
     """Decide, find where to begin, and hand both to the response.
 
     Raises:
         Forbidden: a policy says no.
+        OrderUnknown
     """
-    if not gateway.accepts_streams:
-        return _come_back(gateway, "this process takes no streams now")
+    # Not by Litestar's dependencies: those would be a third of what a connect costs.
+    gateway: Gateway = request.app.state.gateway
+    claims = request.user
+    address = gateway.peers.client_address(request.scope)
     try:
+        if not gateway.accepts_streams:
+            return _come_back(gateway, "this process takes no streams now")
+        gateway.hub.arrive(address)
+        topic = await find(gateway, claims)
         beginning = await begin(asked, gateway.hub, gateway.log, lost_upto=gateway.tail.lost_upto, now=time.time())
-        async with gateway.facts.reading() as decision:
-            await topic.allow(decision)
-            prepared = await _prepare(gateway, claims, topic, beginning, decision, with_snapshot=with_snapshot)
-    except (FactsUnavailable, PositionUnknown) as error:
+        prepared = await _prepare(gateway, claims, topic, beginning, with_snapshot=with_snapshot)
+    except (FactsUnavailable, PositionUnknown, SubscriptionRefused) as error:
         return _come_back(gateway, str(error))
     _log.info("stream.opened", topic=topic.feed.topic, subject=claims.key, verdict=beginning.verdict.kind)
-    return StreamResponse(
-        gateway.hub,
-        gateway.encoder,
-        feeds=(topic.feed,),
-        start=prepared.start,
-        grant=prepared.grant,
-        opening=_opening(gateway, topic, asked, beginning, prepared),
-    )
+    blocks = _first_blocks(gateway, topic, beginning, prepared)
+    opening = Opening((topic.feed,), prepared.start, prepared.grant, address, blocks)
+    return StreamResponse(gateway.hub, gateway.encoder, opening)
 
 
 async def _prepare(
-    gateway: Gateway, claims: Claims, topic: _Topic, beginning: Begin, decision: Decision, *, with_snapshot: bool
+    gateway: Gateway, claims: Claims, topic: _Topic, beginning: Begin, *, with_snapshot: bool
 ) -> _Prepared:
-    grant = Grant(
-        gateway.facts.epoch,
-        decision.decided_at,
-        topic.revocable_by,
-        gateway.hub.clock() + claims.expires_at - time.time(),
-    )
+    """A snapshot is read in the transaction that the decision is taken by; without one, memory may do."""
+    facts = gateway.facts
     if with_snapshot and beginning.verdict.kind != "resumed":
-        return _Prepared(grant, decision.sql.position.sequence, await topic.state(decision))
-    return _Prepared(grant, gateway.hub.head if beginning.after is None else beginning.after, None)
+        async with facts.reading() as decision:
+            await topic.allow(decision)
+            grant = _grant(gateway, claims, topic, decision.decided_at)
+            return _Prepared(grant, decision.sql.position.sequence, await topic.state(decision))
+    await topic.allow(facts)
+    start = gateway.hub.head if beginning.after is None else beginning.after
+    return _Prepared(_grant(gateway, claims, topic, facts.position), start, None)
 
 
-def _opening(gateway: Gateway, topic: _Topic, asked: Asked, beginning: Begin, prepared: _Prepared) -> bytes:
+def _grant(gateway: Gateway, claims: Claims, topic: _Topic, decided_at: int) -> Grant:
+    expires_at = gateway.hub.clock() + claims.expires_at - time.time()
+    return Grant(gateway.facts.epoch, decided_at, topic.revocable_by, expires_at, claims.key)
+
+
+def _first_blocks(gateway: Gateway, topic: _Topic, beginning: Begin, prepared: _Prepared) -> bytes:
     """`stream.opened`, and the snapshot if there is one: then only that carries the id."""
     start = str(Cursor(prepared.grant.epoch, prepared.start))
     verdict = beginning.verdict
@@ -201,9 +204,9 @@ def _opening(gateway: Gateway, topic: _Topic, asked: Asked, beginning: Begin, pr
     }
     if verdict.reason is not None:
         told["reason"] = verdict.reason
-    if verdict.reason is Reset.EXPIRED and asked.cursor is not None:
-        lost_from = Cursor(prepared.grant.epoch, Cursor.parse(asked.cursor).sequence + 1)
-        told["lost"] = {"from": str(lost_from), "to": start}
+    if verdict.lost is not None:
+        # What comes begins at `start`: with a snapshot that is further on than what the log has lost.
+        told["lost"] = {"from": str(Cursor(prepared.grant.epoch, verdict.lost[0])), "to": start}
     if prepared.state is None:
         return gateway.encoder.opened(_json.encode(told), start)
     snapshot = _json.encode({"topic": topic.feed.topic, **prepared.state})

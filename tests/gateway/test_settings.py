@@ -33,6 +33,9 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert (defaults.window_events, defaults.window_bytes) == (100_000, 64 * 1024 * 1024)
     assert defaults.statement_seconds == 2
     assert (defaults.stream_replicas, defaults.stream_max_age_seconds) == (1, 7 * 86_400)
+    assert (defaults.max_per_subject_topic, defaults.max_per_subject, defaults.max_per_address) == (4, 32, 1_000)
+    assert (defaults.max_per_topic, defaults.max_per_process, defaults.max_new_per_second) == (10_000, 16_000, 2_000)
+    assert defaults.trusted_proxies == ()
     assert defaults.token_max_life_seconds == 24 * 3600
     assert not defaults.insecure_cookies
     assert defaults.cors_origins == frozenset()
@@ -166,6 +169,48 @@ def test_an_origin_is_kept_as_browsers_send_it(value: str, as_sent: str) -> None
 @pytest.mark.parametrize("value", ["https://app.example:443", "http://app.example:80"])
 def test_an_origin_with_its_schemes_own_port_is_refused_because_browsers_leave_it_out(value: str) -> None:
     assert len(reasons({"PASSLINE_CORS_ORIGINS": value})) == 1
+
+
+@pytest.mark.parametrize("name", sorted(name for name in Settings.__struct_fields__ if name.startswith("max_")))
+def test_every_cap_can_be_set_and_turned_off_and_is_no_less_than_zero(name: str) -> None:
+    variable = f"PASSLINE_{name.upper()}"
+    assert getattr(Settings.from_environment({variable: "7"}), name) == 7
+    assert getattr(Settings.from_environment({variable: "0"}), name) == 0
+    (reason,) = reasons({variable: "-1"})
+    assert reason.startswith(f"{variable}: '-1' is not a whole number from 0 to ")
+
+
+def test_proxies_are_addresses_and_networks_with_commas_between() -> None:
+    settings = Settings.from_environment(
+        {"PASSLINE_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/24,2001:db8::/32, ::1 ,::ffff:192.0.2.0/120,"}
+    )
+    assert list(settings.trusted_proxies) == [
+        "127.0.0.1/32",
+        "10.0.0.0/24",
+        "2001:db8::/32",
+        "::1/128",
+        "192.0.2.0/24",
+    ]
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("proxy.example", "'proxy.example' is neither an address nor a network, as 10.0.0.7 or 10.0.0.0/24"),
+        ("*", "'*' is neither an address nor a network, as 10.0.0.7 or 10.0.0.0/24"),
+        ("10.0.0.1:80", "'10.0.0.1:80' is neither an address nor a network, as 10.0.0.7 or 10.0.0.0/24"),
+        ("10.0.0.1 10.0.0.2", "'10.0.0.1 10.0.0.2' is neither an address nor a network, as 10.0.0.7 or 10.0.0.0/24"),
+        ("fe80::1%eth0", "'fe80::1%eth0' is neither an address nor a network, as 10.0.0.7 or 10.0.0.0/24"),
+        ("10.0.0.7/24", "'10.0.0.7/24' is not where a network begins; is 10.0.0.0/24 meant?"),
+        ("0.0.0.0/0", "'0.0.0.0/0' is everybody, and anybody could then say who they are; name your proxies"),
+        ("::/0", "'::/0' is everybody, and anybody could then say who they are; name your proxies"),
+    ],
+)
+def test_what_is_no_proxy_is_refused_with_what_would_be_right(value: str, told: str) -> None:
+    assert reasons({"PASSLINE_TRUSTED_PROXIES": f"127.0.0.1,{value}"}) == [
+        f"PASSLINE_TRUSTED_PROXIES: {told} (proxies whose X-Forwarded-For is believed, with commas between)"
+    ]
 
 
 def test_insecure_cookies_are_refused_where_browsers_see_https() -> None:
