@@ -19,18 +19,23 @@ from gateway.routes import health, orders, publish, session, streams
 from streams.discovery import find_running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from gateway.settings import Settings
 
 __all__ = ["Gateway", "create_app"]
 
 
-def create_app(settings: Settings, on_death: Callable[[str], None] | None = None) -> Litestar:
+def create_app(
+    settings: Settings,
+    on_death: Callable[[str], None] | None = None,
+    before_serving: Callable[[Gateway], Awaitable[None]] | None = None,
+) -> Litestar:
     """The application of one gateway process. While its lifespan runs, `app.state.gateway` is its `Gateway`.
 
     `on_death` is called with a reason where the process can't do its work any more; by default it ends the process as
-    SIGTERM does, so that its clients move on and whoever started it starts it anew.
+    SIGTERM does, so that its clients move on and whoever started it starts it anew. The lifespan's start is complete
+    only when `before_serving` has returned.
 
     Raises:
         SettingsInvalid, KeyUnusable: nothing was opened yet.
@@ -42,6 +47,8 @@ def create_app(settings: Settings, on_death: Callable[[str], None] | None = None
         nats_url = settings.external_nats_url("gateway") or find_running(settings.data_dir).url("gateway")
         async with open_gateway(settings, nats_url, on_death or _terminate) as gateway:
             app.state.gateway = gateway
+            if before_serving is not None:
+                await before_serving(gateway)
             yield
 
     return Litestar(

@@ -12,13 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
+import struct
+import sys
 import weakref
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.descriptors import connection_room
 from streams.subscriber import End, Subscriber
 
 if TYPE_CHECKING:
@@ -50,6 +57,15 @@ LAST_WORDS_SECONDS = 0.05
 Measured with Chromium 156: lost in 17 of 200 cuts without a pause, in 1 of 200 with 2 ms, in none of 200 with 5 ms.
 """
 
+LAST_BYTES_SECONDS = 10.0
+"""For a client that does not read to take its last bytes; a returning one gets what it missed."""
+
+FULL_TOLD_SECONDS = 10.0
+"""Between two lines in the log about connections that are turned away: in a flood there are thousands."""
+
+_NO_LINGERING = struct.pack("ii", 1, 0)
+_BYTES_ACKED = slice(120, 128)  # `tcpi_bytes_acked` of the kernel's `struct tcp_info`, since Linux 4.1
+
 _log = structlog.get_logger()
 
 
@@ -64,14 +80,12 @@ class ClientGone(Exception):
 class Handover(Protocol):
     """What the extension offers: give the started response away and get the connection that stays.
 
-    `stall_seconds` bounds how long the kernel waits for an acknowledgement from the client's side.
-
     Raises:
         HandoverRefused: the head is not out, or the body is not open and chunked.
         ClientGone
     """
 
-    def __call__(self, *, stall_seconds: float) -> StreamConnection: ...
+    def __call__(self) -> StreamConnection: ...
 
 
 def chunk(payload: bytes) -> bytes:
@@ -94,6 +108,8 @@ def unchunked(data: bytes) -> bytes:
 class HandoverProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=…)`."""
 
+    _full_told_at = -math.inf  # of the whole process
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # While a request's head is not complete:
@@ -105,9 +121,28 @@ class HandoverProtocol(HttpToolsProtocol):
     # -- The limits on a request's head --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """uvicorn's, and from here on the first head is waited for."""
-        super().connection_made(transport)
+        """What uvicorn's does, and from here on the first head is waited for.
+
+        Beyond what descriptors allow, connections are closed at once: without any left nobody could be answered at all.
+        """
+        self.transport = transport
+        if len(self.connections) >= connection_room():
+            self._turn_away()
+            return
+        self.connections.add(self)
+        self.flow = FlowControl(transport)
+        # uvicorn's asks the socket for its addresses. uvloop would keep the answers: 300 bytes with every stream.
+        self.server = _address(transport, "sockname")
+        self.client = _address(transport, "peername")
+        self.scheme = "http"
         self._await_head()
+
+    def _turn_away(self) -> None:
+        now = self.loop.time()
+        if now >= HandoverProtocol._full_told_at + FULL_TOLD_SECONDS:
+            HandoverProtocol._full_told_at = now
+            _log.warning("connections.full", connections=len(self.connections))
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's, unless the head grows too long."""
@@ -141,9 +176,9 @@ class HandoverProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         # Bound to this very cycle: with a pipelined request behind it `self.cycle` is already that one's. Weakly, or
-        # cycle, scope and extension would hold one another until the garbage collector comes.
+        # protocol, cycle, scope and extension would hold one another until the garbage collector comes.
         self._running = weakref.ref(cycle)
-        hand_over = functools.partial(self._hand_over, self._running)
+        hand_over = functools.partial(_hand_over, weakref.ref(self), self._running)
         cycle.scope["extensions"] = {EXTENSION: hand_over}  # type: ignore[dict-item]  # ASGI's say what they are: dicts
         super()._start_asgi_task(cycle, app)
 
@@ -158,9 +193,9 @@ class HandoverProtocol(HttpToolsProtocol):
             running.disconnected = True
             running.message_event.set()
 
-    def _hand_over(self, reference: weakref.ref[RequestResponseCycle], *, stall_seconds: float) -> StreamConnection:
-        cycle = reference()
-        if cycle is None or not cycle.response_started or cycle.response_complete:
+    def hand_over(self, cycle: RequestResponseCycle) -> StreamConnection:
+        """What the extension does for the response of `cycle`; see `Handover`."""
+        if not cycle.response_started or cycle.response_complete:
             raise HandoverRefused("the response's head is not out: does a middleware hold it back?")
         if cycle.chunked_encoding is not True or cycle.scope["method"] == "HEAD":
             raise HandoverRefused("the response's body is not open and chunked")
@@ -171,7 +206,7 @@ class HandoverProtocol(HttpToolsProtocol):
         self.flow.resume_reading()  # who does not read doesn't hear that the client has left
         self._unset_keepalive_if_required()
         connection = StreamConnection(transport, self.server_state, is_full=self.flow.write_paused)
-        _bound_socket(transport, stall_seconds)
+        _bound_kernel_buffer(transport)
         # For uvicorn the response is complete, but `on_response_complete`, which would wait for the next request or
         # begin with a pipelined one, must not run.
         cycle.response_complete = True
@@ -187,18 +222,26 @@ class HandoverProtocol(HttpToolsProtocol):
         return connection
 
 
+def _hand_over(protocol: weakref.ref[HandoverProtocol], cycle: weakref.ref[RequestResponseCycle]) -> StreamConnection:
+    here, running = protocol(), cycle()
+    if here is None or running is None:
+        raise HandoverRefused("the request has ended")
+    return here.hand_over(running)
+
+
 class StreamConnection(asyncio.Protocol):
     """What is left of a connection: a `streams.subscriber.Connection` whose bytes go to the transport as they are.
 
     What it is given to write must be framed as chunks already, once for all connections.
     """
 
-    __slots__ = ("_server_state", "_transport", "_unasked", "is_full", "subscriber")
+    __slots__ = ("_lost", "_server_state", "_transport", "_unasked", "is_full", "subscriber")
 
     def __init__(self, transport: asyncio.Transport, server_state: ServerState, *, is_full: bool) -> None:
         self._transport = transport
         self._server_state = server_state
         self._unasked = 0
+        self._lost = False
         self.is_full = is_full
         self.subscriber: Subscriber | None = None
         transport.set_write_buffer_limits(high=USER_BUFFER_BYTES)
@@ -215,11 +258,35 @@ class StreamConnection(asyncio.Protocol):
     def finish(self, data: bytes) -> None:
         """The last chunks, and then the cut: without the last, empty chunk."""
         self.write(data)
-        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._transport.close)
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._cut)
 
     def abort(self) -> None:
-        """Reset the connection; what was not sent is dropped."""
+        """Reset the connection; what was not sent is dropped, and the kernel keeps none of it either."""
+        if not self._lost:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
         self._transport.abort()
+
+    def progress(self) -> int | None:
+        """Bytes that the client's kernel has acknowledged, None while it has acknowledged all: one or two system calls.
+
+        So progress is what a slow reader makes of the kernel's buffers as well, and none is what both a closed window
+        and a peer that has vanished look like.
+        """
+        if self._lost or not any(ioctl(self._socket.fileno(), TIOCOUTQ, bytes(4))):
+            return None
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
+        return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+
+    @property
+    def _socket(self) -> socket.socket:
+        """Not once the connection is lost: its descriptor may be somebody else's then."""
+        sock: socket.socket = self._transport.get_extra_info("socket")
+        return sock
+
+    def _cut(self) -> None:
+        self._transport.close()
+        if self._transport.get_write_buffer_size():  # waits for a client that does not read
+            asyncio.get_running_loop().call_later(LAST_BYTES_SECONDS, self.abort)
 
     # -- For the transport ---------------------------------------------------------------------------------------------
 
@@ -243,6 +310,7 @@ class StreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The client has left, or we have closed."""
+        self._lost = True
         self._server_state.connections.discard(self)
         if self.subscriber is not None:
             self.subscriber.close(End.GONE)
@@ -257,11 +325,13 @@ class StreamConnection(asyncio.Protocol):
             self._transport.close()
 
 
-def _bound_socket(transport: asyncio.Transport, stall_seconds: float) -> None:
+def _bound_kernel_buffer(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
-    # Finds peers that vanished without a word. It also ends live ones whose window is closed, so no less than the
-    # time that a client may read nothing.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_seconds * 1000))
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
+
+
+def _address(transport: asyncio.Transport, name: str) -> Any:
+    """Host and port; an IPv6 address has more to it. None where there are none, as at a Unix socket."""
+    address = transport.get_extra_info(name)
+    return (address[0], address[1]) if isinstance(address, tuple) else None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import socket
+import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
 from gateway.background import background
-from gateway.children import Child, Status, child_command, kept
+from gateway.children import Child, Kept, NotReplaced, Status, child_command
+from gateway.descriptors import raise_descriptor_limit
 from gateway.errors import GatewayError, ProcessUnfit
 from gateway.preparation import prepare
 from streams.credentials import ROLES, password_variable
@@ -21,7 +22,7 @@ from streams.embedded import EmbeddedNats
 from streams.errors import StreamsError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
 
     from gateway.settings import Settings
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 """Connections that the kernel holds while no process takes them, as after a crash of the only one."""
 
-GATEWAY_GRACE_SECONDS = 8.0
-"""For a gateway process to end, beyond the drain window: open requests, then its connections to broker and database."""
+GATEWAY_GRACE_SECONDS = 14.0
+"""For a gateway process to end, beyond the drain window: open requests before it and after it, then its connections to
+broker and database.
+"""
 
 WORKER_GRACE_SECONDS = 8.0
 
-_MAX_DESCRIPTORS = 1 << 20
+ROLL_READY_SECONDS = 60.0
+"""For a new process to take another one's place: its start, and to fill its window from the log."""
+
 _BROKER_BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 _log = structlog.get_logger()
@@ -55,7 +60,8 @@ class Supervisor:
     """`async with Supervisor(settings) as supervisor:` everything runs for as long as the block does.
 
     Entering starts all processes, which are not ready yet then. Leaving drains the gateways within the drain window,
-    then ends the worker, then the broker; if leaving is cancelled, at once.
+    then ends the worker, then the broker; if leaving is cancelled, at once. `roll` replaces the gateways and the worker
+    meanwhile.
 
     Entering raises ListenerNotUsable, KeyUnusable, and StreamsError where the broker or the database can't be used.
     """
@@ -65,9 +71,10 @@ class Supervisor:
         self._stack = AsyncExitStack()
         # While open:
         self._broker: EmbeddedNats | None = None
-        self._gateways: list[Child] = []
+        self._gateways: Kept | None = None
         self._address = (settings.host, settings.port)
         self._ready = asyncio.Event()
+        self._roll_wanted = asyncio.Event()
         self._unfit: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
@@ -98,7 +105,8 @@ class Supervisor:
     @property
     def statuses(self) -> list[Status]:
         """What each gateway process that runs told last."""
-        return [each.status for each in self._gateways if each.status is not None]
+        gateways = self._gateways.children if self._gateways is not None else []
+        return [each.status for each in gateways if each.status is not None]
 
     async def wait_ready(self) -> None:
         """Until a gateway process is ready.
@@ -115,13 +123,21 @@ class Supervisor:
         if self._unfit.done():
             raise ProcessUnfit(self._unfit.result())
 
+    def roll(self) -> None:
+        """Replace each gateway by a new process, one after the other, and then the worker.
+
+        The new one takes streams before the old one drains. One that does not become ready is given up, and the roll
+        with it. Asked again before it has ended, all are replaced once more after that.
+        """
+        self._roll_wanted.set()
+
     async def run(self) -> None:
         """Until cancelled. Raises ProcessUnfit."""
         raise ProcessUnfit(await self._unfit)
 
     async def _start(self) -> None:
         settings, enter = self._settings, self._stack.enter_async_context
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         listener = self._stack.enter_context(listen(settings.host, settings.port))
         self._address = (settings.host, listener.getsockname()[1])
         if settings.nats_url is None:
@@ -129,12 +145,12 @@ class Supervisor:
             await enter(background(_keep_broker(self._broker), on_death=self._give_up))
         await prepare(settings, self.broker_url("admin"), is_alone=self._broker is not None)
         worker = Child("worker", child_command("worker", "worker"), self._environment("worker"))
-        await enter(kept([worker], grace_seconds=WORKER_GRACE_SECONDS, on_death=self._give_up))
-        self._gateways = [
-            self._gateway(f"gateway-{number + 1}", listener.fileno()) for number in range(settings.workers)
-        ]
+        workers = await enter(Kept([worker], grace_seconds=WORKER_GRACE_SECONDS, on_death=self._give_up))
+        gateways = [self._gateway(f"gateway-{number + 1}", listener.fileno()) for number in range(settings.workers)]
         grace = settings.drain_seconds + GATEWAY_GRACE_SECONDS
-        await enter(kept(self._gateways, grace_seconds=grace, on_death=self._give_up))
+        self._gateways = Kept(gateways, grace_seconds=grace, on_death=self._give_up)
+        await enter(self._gateways)
+        await enter(background(self._roll_when_wanted(self._gateways, workers), on_death=self._give_up))
         # With theirs closed as well, the port refuses at once instead of holding what nobody will take.
         self._stack.callback(listener.close)
 
@@ -161,6 +177,18 @@ class Supervisor:
             environment[password_variable(role)] = self._broker.address.passwords[role]
         return environment
 
+    async def _roll_when_wanted(self, *groups: Kept) -> None:
+        while True:
+            await self._roll_wanted.wait()
+            self._roll_wanted.clear()
+            _log.info("roll.began")
+            try:
+                await _roll(groups)
+            except NotReplaced as error:
+                _log.error("roll.stopped", reason=str(error))
+            else:
+                _log.info("roll.ended")
+
     def _look_at_statuses(self) -> None:
         if any(status.ready for status in self.statuses):
             self._ready.set()
@@ -170,8 +198,18 @@ class Supervisor:
             self._unfit.set_result(reason)
 
 
+async def _roll(groups: Iterable[Kept]) -> None:
+    """Raises NotReplaced."""
+    for group in groups:
+        for old in group.children:
+            replaced = old.pid
+            new = await group.replace(old, ROLL_READY_SECONDS)
+            _log.info("process.replaced", process=new.name, pid=new.pid, replaced=replaced)
+
+
 async def supervise(settings: Settings, body: Callable[[Supervisor], Awaitable[None]]) -> bool:
-    """Run `body` with everything started, until it ends or SIGTERM or SIGINT comes; a second one ends at once.
+    """Run `body` with everything started, until it ends or SIGTERM or SIGINT comes; a second one ends at once. SIGHUP
+    rolls, but for the one by which a terminal says that it is gone: that one ends, too.
 
     Returns whether all ended in good order. Raises what entering a Supervisor raises, and ProcessUnfit.
     """
@@ -180,9 +218,19 @@ async def supervise(settings: Settings, body: Callable[[Supervisor], Awaitable[N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+    supervisor = Supervisor(settings)
+    has_terminal = sys.stderr.isatty()
+
+    def on_hangup() -> None:
+        if has_terminal and not sys.stderr.isatty():
+            task.cancel()
+        else:
+            supervisor.roll()
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     started = False
     try:
-        async with Supervisor(settings) as supervisor:
+        async with supervisor:
             started = True
             try:
                 await body(supervisor)
@@ -227,14 +275,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise ListenerNotUsable(host, port, os.strerror(error.errno or 0)) from error
     listener.setblocking(False)
     return listener
-
-
-def _raise_descriptor_limit() -> None:
-    """A stream is a descriptor; the soft limit is often 1,024, for the sake of programs that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (OSError, ValueError) as error:
-            _log.warning("descriptors.limited", soft=soft, reason=str(error))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
@@ -14,13 +15,33 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 
+class _NeverFailing:
+    """A stream for the log. A line that can't be written, since the disk is full or the terminal is gone, is lost: it
+    must not take a request or a drain with it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Log as `settings` say, to `stream` or stderr, and say first what an operator should know of the settings.
 
     Standard output stays free for what a command prints. Libraries speak from warnings on and in the same form, but
     for uvicorn's access log, which would contain query strings.
     """
-    stream = stream or sys.stderr
+    stream = cast("TextIO", _NeverFailing(stream or sys.stderr))
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -32,7 +53,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         processors=[*common, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         logger_factory=structlog.WriteLoggerFactory(stream),
-        cache_logger_on_first_use=False,  # loggers are made when modules are imported, which is before this
+        cache_logger_on_first_use=True,  # so nothing may be logged before this; putting one together takes 5 µs
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(

@@ -15,11 +15,14 @@ from streams.projection import Projection
 from streams.projector import Projector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.settings import Settings
 
 
-async def run(settings: Settings, nats_url: str) -> None:
-    """The worker's whole life, until cancelled. `nats_url` is where the broker is, for the user `worker`.
+async def run(settings: Settings, nats_url: str, on_ready: Callable[[], None] = lambda: None) -> None:
+    """The worker's whole life, until cancelled. `nats_url` is where the broker is, for the user `worker`. `on_ready` is
+    called when it is connected there and applies; a database that is away is waited for after that, too.
 
     Raises:
         ProcessUnfit: it can't go on; start the process anew.
@@ -41,4 +44,5 @@ async def run(settings: Settings, nats_url: str) -> None:
         open_database(settings.sql_url, statement_seconds=settings.statement_seconds) as engine,
         background(Projector(client, Log(client), Projection(engine)).run(), on_death=give_up),
     ):
+        on_ready()
         raise ProcessUnfit(await unfit)

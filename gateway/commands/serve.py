@@ -36,7 +36,8 @@ def serve(host: str | None, port: int | None, workers: int | None, data_dir: Pat
     """Serve streams: an embedded broker, the worker and the gateway processes.
 
     With PASSLINE_NATS_URL an existing broker is used. SIGTERM or Ctrl-C ends the open streams over the drain window,
-    then everything else; a second one ends at once.
+    then everything else; a second one ends at once. SIGHUP replaces the worker and the gateway processes by new ones,
+    one after the other.
 
     \b
     Example:

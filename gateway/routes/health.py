@@ -10,7 +10,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from gateway.authentication import PUBLIC
 from gateway.openapi import refusals
 from gateway.problems import NEVER_KEPT
-from gateway.process import Readiness
+from gateway.process import Gateway
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -19,11 +19,15 @@ class Life(msgspec.Struct, frozen=True):
     live: bool
 
 
-class Health(msgspec.Struct, frozen=True):
-    """Whether this process should be sent clients, and why, in words for an operator."""
+class Health(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether this process should be sent clients, and why, in words for an operator.
+
+    `worst_lag_seconds` is how late its event loop was at most in the last minute: healthy is below a tenth.
+    """
 
     ready: bool
     reason: str
+    worst_lag_seconds: float
 
 
 @get("/health/live", summary="Does this process answer?", tags=["health"], opt=dict(PUBLIC), responses=refusals())
@@ -39,9 +43,13 @@ async def live() -> Response[Life]:
     opt=dict(PUBLIC),
     responses=refusals() | {503: ResponseSpec(Health, generate_examples=False, description="Not now.")},
 )
-async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
+async def ready(gateway: NamedDependency[Gateway]) -> Response[Health]:
     """Red before the first catch-up, while draining, and while the log is not the one that was read before."""
-    health = Health(ready=readiness.ready, reason=readiness.reason)
+    health = Health(
+        ready=gateway.readiness.ready,
+        reason=gateway.readiness.reason,
+        worst_lag_seconds=round(gateway.loop_lag.worst_seconds, 3),
+    )
     return Response(health, status_code=200 if health.ready else 503, headers=NEVER_KEPT)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KITCHEN = "/api/v1/restaurants/pizzeria-roma/events"
 
-_PASSLINE = str(Path(sysconfig.get_path("scripts")) / "passline")
+PASSLINE = str(Path(sysconfig.get_path("scripts")) / "passline")
 
 
 async def passline(*arguments: str, data_dir: Path, stdin: bytes = b"") -> str:
@@ -109,7 +109,7 @@ async def running(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 def tailing(at: PasslineProcess, *arguments: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     """`passline tail`, until the block is left."""
-    return running(_PASSLINE, "tail", *arguments, "--data-dir", str(at.data_dir))
+    return running(PASSLINE, "tail", *arguments, "--data-dir", str(at.data_dir))
 
 
 def pasted(line: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:

@@ -126,7 +126,7 @@ class Town:
             yield self._client(
                 f"kitchen-{index}",
                 f"restaurants/restaurant-{index}",
-                self.token("chef", restaurants={f"restaurant-{index}": "staff"}),
+                self.token(f"chef-{index}", restaurants={f"restaurant-{index}": "staff"}),
             )
             yield self._client(f"customer-{index}", f"orders/order-{index}", self.token(f"auth0|customer-{index}"))
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+import pty
 import re
 import signal
 import socket
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 from streams.discovery import find_running
-from tests.e2e.commands import event, is_applied, is_published, kitchen, publish, refused
+from tests.e2e.commands import PASSLINE, event, is_applied, is_published, kitchen, publish, refused
 from tests.support.nats import eventually
-from tests.support.process_table import RunningProcess
+from tests.support.process_table import RunningProcess, processes_of
 from tests.support.processes import PasslineProcess
 from tests.support.sse_client import Ending, open_stream
 
@@ -115,6 +120,60 @@ async def test_address_refuses_while_streams_drain(tmp_path: Path) -> None:
         assert it.processes() == []
 
 
+async def test_second_signal_ends_a_draining_gateway_at_once(tmp_path: Path) -> None:
+    environment = {"PASSLINE_DRAIN_SECONDS": "600"}
+    async with PasslineProcess("serve", data_dir=tmp_path / "data", environment=environment) as it:
+        [gateway] = it.processes("gateway")
+        async with open_stream(await kitchen(it)) as first, open_stream(await kitchen(it)) as second:
+            for stream in (first, second):
+                await stream.next_event("snapshot")
+            gateway.send(signal.SIGTERM)
+            await first.next_event("stream.closing")
+            await eventually(lambda: not is_among(signal.SIGTERM, gateway, "SigCgt"))  # caught, until then
+            gateway.send(signal.SIGTERM)
+            assert await second.read_to_end() in (Ending.CUT, Ending.RESET)
+        await eventually(lambda: "killed by signal 15" in it.output)
+        await it.until_ready()
+
+
+async def test_terminal_that_is_closed_ends_all_in_good_order(tmp_path: Path) -> None:
+    """Its SIGHUP is the same that asks for a roll; nobody could end then what has lost its terminal."""
+    data_dir = tmp_path / "data"
+    terminal, other_end = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(PASSLINE, "serve", "--port", "0", "--data-dir", str(data_dir)),
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    try:
+        os.close(other_end)
+        os.set_blocking(terminal, False)
+        said = bytearray()
+
+        def is_listening() -> bool:
+            with suppress(BlockingIOError):
+                said.extend(os.read(terminal, 65536))
+            return b"passline is listening" in said
+
+        await eventually(is_listening, within=20)
+        os.close(terminal)
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+        await eventually(lambda: processes_of(data_dir, None) == [])
+    finally:
+        for each in processes_of(data_dir, None):
+            each.send(signal.SIGKILL)
+
+
+async def test_hang_up_that_reaches_all_processes_is_the_supervisor_s_to_answer(serving: PasslineProcess) -> None:
+    for role in ("gateway", "worker"):
+        [process] = serving.processes(role)
+        assert is_among(signal.SIGHUP, process, "SigIgn")
+
+
 async def test_all_processes_end_with_a_supervisor_that_is_killed(serving: PasslineProcess) -> None:
     async with open_stream(await kitchen(serving)) as stream:
         await stream.next_event("snapshot")
@@ -143,6 +202,13 @@ def is_refused(url: str) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def is_among(number: signal.Signals, process: RunningProcess, which: str) -> bool:
+    """Whether a signal is among those that the process has a handler for (SigCgt), or ignores (SigIgn)."""
+    found = re.search(rf"{which}:\s+([0-9a-f]+)", of_process(process, "status"))
+    assert found is not None
+    return bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 def of_process(process: RunningProcess, what: str) -> str:

@@ -22,14 +22,20 @@ async def test_a_process_that_answers_lives(rest: Rest) -> None:
 
 async def test_after_its_first_catch_up_a_process_is_ready(rest: Rest) -> None:
     response = await rest.http.get("/health/ready")
-    assert (response.status_code, response.json()) == (200, {"ready": True, "reason": "ready"})
+    assert (response.status_code, response.json()) == (
+        200,
+        {"ready": True, "reason": "ready", "worstLagSeconds": 0.0},  # nobody watches this loop
+    )
     assert response.headers["cache-control"] == "no-store"
 
 
 async def test_draining_is_not_ready_and_says_so(rest: Rest) -> None:
     await rest.gateway.gateway.drain(0)
     response = await rest.http.get("/health/ready")
-    assert (response.status_code, response.json()) == (503, {"ready": False, "reason": "draining"})
+    assert (response.status_code, response.json()) == (
+        503,
+        {"ready": False, "reason": "draining", "worstLagSeconds": 0.0},
+    )
     assert (await rest.http.get("/health/live")).status_code == 200
 
 

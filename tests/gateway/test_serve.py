@@ -1,197 +1,53 @@
-"""The processes below `passline serve`: their place, their end, what they tell, and one gateway process's server."""
+"""The listening socket, and one gateway process on it: when it listens, what it tells, and how it drains."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
+import time
 import traceback
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auth.claims import Role
 from auth.keys import development_key
-from gateway.children import Child, Status, child_command, kept
+from gateway import process, serve
+from gateway.children import Status
+from gateway.handover import HandoverProtocol
 from gateway.minting import mint_token
+from gateway.process import due_to_end
+from gateway.response import AsgiConnection
 from gateway.serve import GatewayServer, as_meant
 from gateway.settings import Settings
 from gateway.supervisor import ListenerNotUsable, listen
 from gateway.worker import run as run_worker
+from streams.database import open_database
 from streams.errors import StreamMissing
 from streams.migrations import WrongSchema
-from tests.support.nats import eventually
+from streams.projection import Projection
+from streams.tail import Place, find_place
+from tests.support.logs import append_order
+from tests.support.nats import client, eventually
 from tests.support.sse_client import Ending, StreamRequest, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
-    from structlog.typing import EventDict
+    from nats.aio.client import Client
 
     from streams.embedded import EmbeddedNats
-
-# Processes that stand in for ours. The first says a status and lives; the second can't be asked to end.
-TELLS = """
-import sys, time
-print("something stray")
-print('{"ready":true,"streams":3,"cursor":"e-17"}', flush=True)
-time.sleep(60)
-"""
-DEAF = """
-import signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print('{"ready":true,"streams":0,"cursor":"e-0"}', flush=True)
-time.sleep(60)
-"""
-DIES = "raise SystemExit(3)"
-
-
-def child(script: str, name: str = "child") -> Child:
-    return Child(name, (sys.executable, "-c", script), dict(os.environ))
-
-
-def deaths(logs: list[EventDict]) -> list[EventDict]:
-    return [each for each in logs if each["event"] == "process.died"]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-@asynccontextmanager
-async def keeping(*children: Child, grace_seconds: float = 5.0) -> AsyncIterator[None]:
-    async with kept(children, grace_seconds=grace_seconds, on_death=pytest.fail):
-        yield
-
-
-# -- A place for a process -------------------------------------------------------------------------------------------
-
-
-async def test_status_that_a_child_tells_is_known_until_it_ends() -> None:
-    told: list[Status | None] = []
-    telling = Child(
-        "child", (sys.executable, "-c", TELLS), dict(os.environ), on_status=lambda: told.append(telling.status)
-    )
-    async with keeping(telling):
-        await eventually(lambda: telling.status is not None)
-        assert telling.status == Status(ready=True, streams=3, cursor="e-17")
-    assert told == [Status(ready=True, streams=3, cursor="e-17"), None]
-
-
-async def test_child_that_is_killed_is_replaced() -> None:
-    one = child(TELLS)
-    async with keeping(one):
-        await eventually(lambda: one.status is not None)
-        first = one.pid
-        assert first is not None
-        os.kill(first, signal.SIGKILL)
-        await eventually(lambda: one.pid not in (None, first) and one.status is not None)
-    assert one.pid is None
-
-
-async def test_child_that_dies_at_its_start_is_tried_again_ever_more_seldom() -> None:
-    with capture_logs() as logs:
-        async with keeping(child(DIES)):
-            await eventually(lambda: len(deaths(logs)) >= 2)
-    assert [each["outcome"] for each in deaths(logs)[:2]] == ["ended with code 3"] * 2
-    pauses = [each["again_in_seconds"] for each in deaths(logs)[:2]]
-    assert pauses[0] < pauses[1]
-
-
-async def test_child_that_can_not_be_started_at_all_is_tried_again() -> None:
-    with capture_logs() as logs:
-        async with keeping(Child("missing", ("/nowhere/at/all",), {})):
-            await eventually(lambda: len(deaths(logs)) >= 2)
-    assert deaths(logs)[0]["outcome"] == "not started: No such file or directory"
-
-
-async def test_signal_that_killed_a_child_is_told() -> None:
-    with capture_logs() as logs:
-        one = child(TELLS)
-        async with keeping(one):
-            await eventually(lambda: one.status is not None)
-            assert one.pid is not None
-            os.kill(one.pid, signal.SIGKILL)
-            await eventually(lambda: deaths(logs) != [])
-    assert deaths(logs)[0]["outcome"] == "killed by signal 9"
-
-
-async def test_child_that_ignores_its_end_is_killed_after_its_grace() -> None:
-    deaf = child(DEAF)
-    async with keeping(deaf, grace_seconds=0.2):
-        await eventually(lambda: deaf.status is not None)
-        pid = deaf.pid
-        assert pid is not None
-    assert not is_alive(pid)
-
-
-async def test_all_children_end_at_once_and_not_one_after_the_other() -> None:
-    children = [child(DEAF, f"deaf-{number}") for number in range(3)]
-    async with keeping(*children, grace_seconds=0.5):
-        await eventually(lambda: all(each.status is not None for each in children))
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-    assert loop.time() - began < 1.4
-
-
-async def test_leaving_that_is_cancelled_kills_at_once() -> None:
-    deaf = child(DEAF)
-    inside = asyncio.Event()
-
-    async def live() -> None:
-        async with keeping(deaf, grace_seconds=60):
-            await eventually(lambda: deaf.status is not None)
-            inside.set()
-
-    life = asyncio.create_task(live())
-    await inside.wait()
-    pid = deaf.pid
-    assert pid is not None
-    life.cancel()
-    await asyncio.wait({life}, timeout=5)
-    assert life.cancelled()
-    assert not is_alive(pid)
-
-
-def test_child_ends_if_its_parent_has_ended_before_it_could_ask_to_be_told(tmp_path: Path) -> None:
-    command = child_command("worker", "worker")
-    orphan = tuple("1" if each == str(os.getpid()) else each for each in command)
-    ended = subprocess.run(orphan, cwd=tmp_path, capture_output=True, text=True, timeout=10, check=False)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
-
-
-def test_package_of_the_present_directory_does_not_stand_in_for_ours(tmp_path: Path) -> None:
-    (tmp_path / "gateway").mkdir()
-    (tmp_path / "gateway" / "__init__.py").write_text("raise SystemExit('not ours')")
-    (tmp_path / "msgspec.py").write_text("raise SystemExit('not ours')")
-    environment = {**os.environ, "PASSLINE_PORT": "none"}
-    ended = subprocess.run(
-        child_command("worker", "worker"),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert "not ours" not in ended.stderr
-    assert "PASSLINE_PORT" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
 
 # -- The listening socket --------------------------------------------------------------------------------------------
 
@@ -251,33 +107,104 @@ def test_start_that_fails_for_a_known_reason_is_told_in_one_line() -> None:
 class Serving:
     """A GatewayServer in the test's own loop, and what it reported."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, nc: Client, listen_seconds: float | None) -> None:
         self.reports: list[Status] = []
-        self.server = GatewayServer(settings, self.reports.append)
+        self.server = GatewayServer(settings, self.reports.append, listen_seconds=listen_seconds)
         self.settings = settings
+        self.nc = nc
         self.listener = listen("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
 
+    @property
+    def connections(self) -> list[HttpToolsProtocol]:
+        """Those that are no streams."""
+        return [each for each in self.server.server_state.connections if isinstance(each, HttpToolsProtocol)]
+
     def kitchen(self) -> StreamRequest:
         token, _ = mint_token(self.settings, subject="giulia", life_seconds=60, restaurants={"r1": Role.OWNER})
-        return StreamRequest(f"http://127.0.0.1:{self.port}/api/v1/restaurants/r1/events?snapshot=false", token=token)
+        return self._stream("restaurants/r1", token)
+
+    def customer(self, order: str) -> StreamRequest:
+        token, _ = mint_token(self.settings, subject="c1", life_seconds=60)
+        return self._stream(f"orders/{order}", token)
+
+    async def drains(self) -> None:
+        """The signal to end, and wait until the port has closed."""
+        signal.raise_signal(signal.SIGTERM)
+        await eventually(lambda: is_refused(self.port))
+
+    def _stream(self, topic: str, token: str) -> StreamRequest:
+        return StreamRequest(f"http://127.0.0.1:{self.port}/api/v1/{topic}/events?snapshot=false", token=token)
 
 
 @pytest.fixture
-async def serving(log_server: EmbeddedNats, migrated_sqlite: Path, tmp_path: Path) -> AsyncIterator[Serving]:
+async def settings(log_server: EmbeddedNats, migrated_sqlite: Path) -> AsyncIterator[Settings]:
+    """With a broker, a database and a worker behind them."""
     data_dir = log_server.layout.data_dir
     development_key(data_dir)
     shutil.copyfile(migrated_sqlite, data_dir / "passline.db")
-    settings = Settings.from_environment({}, data_dir=data_dir, drain_seconds=5)
+    settings = Settings.from_environment({}, data_dir=data_dir, drain_seconds=0.5)
     worker = asyncio.create_task(run_worker(settings, log_server.url("worker")))
-    running = Serving(settings)
-    task = asyncio.create_task(running.server.serve([running.listener]))
-    await eventually(lambda: running.reports != [] and running.reports[-1].ready)
-    yield running
-    running.server.should_exit = True
-    await task
+    yield settings
     worker.cancel()
     await asyncio.wait({worker})
+
+
+@asynccontextmanager
+async def started(
+    settings: Settings, broker: EmbeddedNats, *, listen_seconds: float | None = None
+) -> AsyncIterator[Serving]:
+    """On its way; nothing has been waited for."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    async with client(broker, "gateway") as nc:
+        running = Serving(settings, nc, listen_seconds)
+        task = asyncio.create_task(running.server.serve([running.listener]))
+        try:
+            yield running
+        finally:
+            running.server.should_exit = True
+            await task
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+async def serving(settings: Settings, log_server: EmbeddedNats) -> AsyncIterator[Serving]:
+    """Ready."""
+    async with started(settings, log_server) as running:
+        await eventually(lambda: running.reports != [] and running.reports[-1].ready)
+        yield running
+
+
+class RawClient:
+    """A connection that says what it is told to, when it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def ask(self, request: StreamRequest | bytes) -> None:
+        self._writer.write(request if isinstance(request, bytes) else request.encode())
+        await self._writer.drain()
+
+    async def answer_with(self, wanted: bytes) -> bytes:
+        """All that has come by the time that `wanted` has."""
+        async with asyncio.timeout(10):
+            return await self._reader.readuntil(wanted)
+
+    async def rest(self) -> bytes:
+        """What comes until the other side closes."""
+        async with asyncio.timeout(10):
+            return await self._reader.read()
+
+
+HEALTH = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def test_server_reports_its_open_streams_and_its_position(serving: Serving) -> None:
@@ -287,6 +214,39 @@ async def test_server_reports_its_open_streams_and_its_position(serving: Serving
     await eventually(lambda: serving.reports[-1].streams == 0)
     assert serving.reports[-1].cursor == serving.server.gateway.hub.frames.cursor(0)
     assert all(before != after for before, after in pairwise(serving.reports))
+
+
+async def test_blocked_loop_is_reported_and_shown_by_the_health_check(serving: Serving) -> None:
+    def block() -> None:
+        until = time.monotonic() + 10
+        while not logs and time.monotonic() < until:
+            time.sleep(0.01)
+
+    with capture_logs() as logs:
+        asyncio.get_running_loop().call_soon(block)
+        await eventually(lambda: serving.reports[-1].times_blocked == 1)
+    assert [each["event"] for each in logs] == ["loop.blocked", "loop.unblocked"]
+    assert serving.reports[-1].worst_lag_seconds >= 0.5
+    async with RawClient(serving.port) as health:
+        await health.ask(HEALTH)
+        answer = await health.answer_with(b"}")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["worstLagSeconds"] >= 0.5
+
+
+@pytest.fixture
+def broken_handover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a uvicorn would that starts its requests otherwise."""
+    monkeypatch.setattr(HandoverProtocol, "_start_asgi_task", HttpToolsProtocol._start_asgi_task)
+
+
+async def test_server_whose_handover_does_not_work_serves_its_streams_all_the_same(
+    broken_handover: None, serving: Serving
+) -> None:
+    async with open_stream(serving.kitchen()) as stream:
+        await stream.next_event("stream.opened")
+        (subscriber,) = serving.server.gateway.hub._subscribers
+        assert isinstance(subscriber.connection, AsgiConnection)
+    await eventually(lambda: len(serving.server.gateway.hub) == 0)
 
 
 async def test_process_whose_broker_connection_is_closed_for_good_ends_its_streams_and_itself(
@@ -301,6 +261,148 @@ async def test_process_whose_broker_connection_is_closed_for_good_ends_its_strea
     assert serving.server.unfit == "the broker has closed the connection for good"
     assert serving.server.should_exit
     await eventually(lambda: is_refused(serving.port))
+
+
+# -- When it listens -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place_found(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Until it is set, a tail does not find where to begin."""
+    found = asyncio.Event()
+
+    async def find_later(*args: Any) -> Place:
+        await found.wait()
+        return await find_place(*args)
+
+    monkeypatch.setattr(process, "find_place", find_later)
+    return found
+
+
+async def test_who_connects_before_the_process_is_ready_waits_and_is_not_refused(
+    place_found: asyncio.Event, settings: Settings, log_server: EmbeddedNats
+) -> None:
+    async with started(settings, log_server) as starting, RawClient(starting.port) as early:
+        await early.ask(starting.kitchen())
+        await eventually(lambda: hasattr(starting.server._app.state, "gateway"))
+        assert starting.connections == []
+        assert starting.reports == []
+        place_found.set()
+        await early.answer_with(b"event: stream.opened\n")
+        assert starting.reports[0].ready
+
+
+async def test_process_that_is_not_ready_for_long_listens_to_say_why(
+    place_found: asyncio.Event, settings: Settings, log_server: EmbeddedNats
+) -> None:
+    async with started(settings, log_server, listen_seconds=0.1) as late, RawClient(late.port) as health:
+        await health.ask(HEALTH)
+        answer = await health.answer_with(b"}")
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"reason":"reading the log up to where it was at the start"' in answer
+        place_found.set()
+        await eventually(lambda: late.reports[-1].ready)
+
+
+async def test_process_whose_log_is_another_one_listens_to_say_so(settings: Settings, log_server: EmbeddedNats) -> None:
+    async with open_database(settings.sql_url) as engine:
+        await Projection(engine).set_position("another", 7, 0.0)
+    async with started(settings, log_server) as other, RawClient(other.port) as health:
+        await health.ask(HEALTH)
+        answer = await health.answer_with(b"}")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"passline epoch bump" in answer
+
+
+# -- How it drains ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for before a drain is looked at in every turn of the loop, so that no wait is owed to chance."""
+    monkeypatch.setattr(serve, "_STEP_SECONDS", 0)
+
+
+async def test_ready_goes_false_before_the_port_closes(serving: Serving) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    await eventually(lambda: not serving.server.gateway.readiness.ready)
+    assert not is_refused(serving.port)
+    await eventually(lambda: is_refused(serving.port))
+    assert not serving.reports[-1].ready
+
+
+@pytest.mark.usefixtures("eager")
+async def test_connection_that_was_taken_before_the_port_closed_still_gets_its_stream(serving: Serving) -> None:
+    async with RawClient(serving.port) as late:
+        await eventually(lambda: len(serving.connections) == 1)
+        await serving.drains()
+        await late.ask(serving.kitchen())
+        received = await late.rest()
+    assert b"event: stream.opened\n" in received
+    assert b'event: stream.closing\ndata: {"reason":"drain"}\n' in received
+
+
+@pytest.mark.usefixtures("eager")
+async def test_request_that_was_under_way_when_the_port_closed_still_becomes_a_stream(serving: Serving) -> None:
+    async with RawClient(serving.port) as late:
+        await late.ask(serving.customer("o-new"))  # nobody has heard of it: it is waited for
+        await eventually(lambda: any(map(serve.is_undecided, serving.connections)))
+        await serving.drains()
+        await append_order(serving.nc, "e1", order="o-new", kind="OrderPlaced")
+        received = await late.rest()
+    assert b"event: stream.opened\n" in received
+    assert b'event: stream.closing\ndata: {"reason":"drain"}\n' in received
+
+
+async def test_connection_that_says_nothing_does_not_hold_up_the_end(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "HEAD_SETTLE_SECONDS", 0.1)
+    async with RawClient(serving.port) as silent:
+        await eventually(lambda: len(serving.connections) == 1)
+        await serving.drains()
+        assert await silent.rest() == b""
+
+
+async def test_connection_between_two_requests_is_closed_when_the_drain_begins(serving: Serving) -> None:
+    """Or a proxy that keeps connections would go on sending clients to a process that takes none."""
+    serving.server._drain_seconds = 600
+    serving.server.config.timeout_keep_alive = 600
+    async with (
+        RawClient(serving.port) as kept,
+        open_stream(serving.kitchen()) as first,
+        open_stream(serving.kitchen()) as second,
+    ):
+        for stream in (first, second):
+            await stream.next_event("stream.opened")
+        await kept.ask(HEALTH)
+        await kept.answer_with(b"}")
+        await serving.drains()
+        assert await kept.rest() == b""
+        await first.next_event("stream.closing")
+        assert not second.ended
+
+
+async def test_drained_streams_are_told_different_times_to_come_back(serving: Serving) -> None:
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(open_stream(serving.kitchen())) for _ in range(4)]
+        for stream in streams:
+            await stream.next_event("stream.opened")
+        await serving.drains()
+        told = [(await stream.next_event("stream.closing")).retry_ms for stream in streams]
+    assert len(set(told)) > 1
+    assert all(each is not None and 1000 <= each <= 3000 for each in told)
+
+
+@given(st.integers(0, 20_000), st.floats(0.01, 600), st.floats(0, 1))
+def test_drain_is_even_over_its_window(streams: int, window: float, share: float) -> None:
+    assert abs(due_to_end(streams, window * share, window) - streams * share) <= 1.001
+    assert due_to_end(streams, 0, window) == min(streams, 1)
+    assert due_to_end(streams, window, window) == streams
+
+
+def test_drain_without_a_window_ends_all_at_once() -> None:
+    assert due_to_end(16_000, 0.0, 0.0) == 16_000
 
 
 def is_refused(port: int) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,13 @@ def test_for_people_a_traceback_shows_no_variables() -> None:
     lines = run("console")
     assert any("stream.opened" in line and "topic=orders/o1" in line for line in lines)
     assert "ValueError: out of order" in lines
+
+
+def test_line_that_can_not_be_written_is_lost_and_nothing_else() -> None:
+    """As when the disk is full, or the terminal has gone: no request and no drain may fail of that."""
+    program = PROGRAM.replace("<format>", "json")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, timeout=20, check=False
+        )
+    assert done.stdout == b"the answer of a command\n"
