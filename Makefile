@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-system check format lock wheel clean
+.PHONY: help run test test-system bench bench-quick check format lock wheel clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,15 @@ test: $(VENV)/.dev tests/interop/node_modules/.done ## All tests that need only 
 test-system: $(VENV)/.dev ## Tests that need Debian packages (Chromium); installs them, as root
 	deploy/install-test-packages
 	$(BIN)/python -m pytest -m system $(ARGS)
+
+bench: $(VENV)/.dev ## What it costs, beside what else would do it: 15 minutes; installs Debian packages, as root
+	deploy/install-bench-packages
+	@mkdir -p build
+	$(BIN)/python -m bench --json build/bench.json --markdown build/bench.md $(ARGS)
+
+bench-quick: $(VENV)/.dev ## The same with fewer runs and smaller sizes: 2 minutes
+	deploy/install-bench-packages
+	$(BIN)/python -m bench --quick $(ARGS)
 
 check: $(VENV)/.dev ## Lint, types, import rules
 	$(BIN)/ruff format --check .

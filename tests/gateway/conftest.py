@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import signal
@@ -11,23 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.handover import HandoverProtocol
+from tests.gateway.ways import USUAL, Way, ways_of
 from tests.support.nats import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
-    from tests.support.gateway import Passline, RunningGateway
-
-ON_BOTH_LOOPS = "test_handover.py"
-
-
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The connections run on the loop that processes run on as well, all else on the standard library's."""
-    both = {"uvloop": uvloop.new_event_loop} if item.path.name == ON_BOTH_LOOPS else {}
-    return {"asyncio": asyncio.new_event_loop, **both}
-
+    from tests.support.gateway import HttpProtocol, Passline, RunningGateway
 
 TIME = "2026-11-20T18:00:00Z"
 
@@ -91,6 +83,28 @@ class Rest:
 
         await eventually(applied)
         return cursor
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Way]:
+    """Each test runs in the usual way, and in those that it asks for."""
+    return ways_of(item)
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Way:
+    """The one in which this test runs now."""
+    return next((each for each in request.node.callspec.params.values() if isinstance(each, Way)), USUAL)
+
+
+@pytest.fixture
+def database_kind(way: Way) -> str:
+    return way.database
+
+
+@pytest.fixture
+def http_protocol(way: Way, request: pytest.FixtureRequest) -> HttpProtocol:
+    path = getattr(request, "param", way.path)
+    return HandoverProtocol if path == "handover" else HttpToolsProtocol
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streams.subjects import identity_key
-from tests.support.databases import KINDS
+from tests.gateway.ways import CORE
 from tests.support.logs import append_order, append_orders, append_staff
 from tests.support.nats import client, eventually
 from tests.support.sse_client import Ending, SseStream, open_stream
@@ -17,18 +17,6 @@ from tests.support.sse_client import Ending, SseStream, open_stream
 if TYPE_CHECKING:
     from tests.support.event_stream import Block
     from tests.support.gateway import Passline, RunningGateway
-
-
-ON_BOTH = pytest.mark.parametrize("database_kind", KINDS, indirect=True)
-"""For the core of these tests; the others run on SQLite."""
-
-ON_BOTH_PATHS = pytest.mark.parametrize("http_protocol", ["handover", "asgi"], indirect=True)
-"""Likewise; the others run with the connection handed over."""
-
-
-@pytest.fixture
-def database_kind(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", "sqlite"))
 
 
 async def opened(stream: SseStream) -> dict[str, Any]:
@@ -68,7 +56,7 @@ async def applied(gateway: RunningGateway, upto: int) -> None:
     await eventually(is_there)
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_stream_opens_with_a_head_that_proxies_leave_alone(passline: Passline) -> None:
     gateway = await passline.gateway()
     async with open_stream(gateway.kitchen("r1")) as stream:
@@ -82,8 +70,7 @@ async def test_stream_opens_with_a_head_that_proxies_leave_alone(passline: Passl
         assert header("content-length") is None
 
 
-@ON_BOTH
-@ON_BOTH_PATHS
+@CORE
 async def test_fresh_stream_begins_with_the_state_and_goes_on_with_what_follows(passline: Passline) -> None:
     gateway = await passline.gateway()
     last = await append_order(passline.nc, "placed", kind="OrderPlaced", total={"amount": "25.00", "currency": "EUR"})
@@ -102,8 +89,7 @@ async def test_fresh_stream_begins_with_the_state_and_goes_on_with_what_follows(
         assert await event_ids(stream, 1) == ["accepted"]
 
 
-@ON_BOTH
-@ON_BOTH_PATHS
+@CORE
 async def test_customer_sees_their_order_and_its_state(passline: Passline) -> None:
     gateway = await passline.gateway()
     last = await append_order(passline.nc, "placed", kind="OrderPlaced", items=[{"name": "Pizza", "quantity": 1}])
@@ -136,8 +122,7 @@ async def _open_and_read(gateway: RunningGateway) -> tuple[dict[str, Any], list[
         return told, await event_ids(stream, 1)
 
 
-@ON_BOTH
-@ON_BOTH_PATHS
+@CORE
 async def test_client_that_comes_back_gets_exactly_what_it_missed(passline: Passline) -> None:
     gateway = await passline.gateway()
     await append_orders(passline.nc, 10)
@@ -159,7 +144,7 @@ async def _id_of(stream: SseStream, event_id: str) -> str:
     raise AssertionError(f"{event_id} has not come")
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_client_that_was_away_longer_than_the_window_gets_it_from_the_log(passline: Passline) -> None:
     gateway = await passline.gateway(window_events=5)
     await append_orders(passline.nc, 700)
@@ -223,7 +208,7 @@ async def test_client_ahead_of_this_processs_tail_waits_for_it(passline: Passlin
             assert await event_ids(stream, 1) == ["seven"]
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_quiet_stream_moves_its_client_by_heartbeats(passline: Passline) -> None:
     gateway = await passline.gateway(heartbeat_seconds=0.2)
     async with open_stream(gateway.kitchen("quiet")) as stream:
@@ -297,7 +282,7 @@ async def test_id_that_is_none_is_refused_and_reads_nobodys_events(passline: Pas
             assert stream.head.header("content-type") == "application/problem+json"
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_stream_ends_with_its_token_and_says_so(passline: Passline) -> None:
     gateway = await passline.gateway()
     token = gateway.token("boss", life_seconds=2, restaurants={"r1": "owner"})
@@ -309,8 +294,7 @@ async def test_stream_ends_with_its_token_and_says_so(passline: Passline) -> Non
         assert stream.status == 401
 
 
-@ON_BOTH
-@ON_BOTH_PATHS
+@CORE
 async def test_revoked_staff_are_out_before_any_later_event(passline: Passline) -> None:
     gateway = await passline.gateway()
     token = gateway.token("ann")
@@ -337,8 +321,7 @@ async def test_revoked_staff_are_out_before_any_later_event(passline: Passline) 
         assert stream.status == 403
 
 
-@ON_BOTH
-@ON_BOTH_PATHS
+@CORE
 async def test_while_the_worker_stands_still_the_revoked_stay_out_and_new_owners_get_in(passline: Passline) -> None:
     gateway = await passline.gateway()
     await append_staff(passline.nc, "s1", "StaffAssigned", restaurant="r1", subject="ann", role="staff")
@@ -379,7 +362,7 @@ async def test_token_from_before_a_revocation_does_not_bring_the_role_back(passl
         assert stream.status == 403
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_draining_process_ends_its_streams_and_refuses_softly(passline: Passline) -> None:
     first, second = await passline.gateway(), await passline.gateway()
     await append_orders(passline.nc, 3)
@@ -403,7 +386,7 @@ async def test_draining_process_ends_its_streams_and_refuses_softly(passline: Pa
         assert await event_ids(stream, 1) == ["later"]
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_client_that_leaves_is_forgotten(passline: Passline) -> None:
     gateway = await passline.gateway()
     async with open_stream(gateway.kitchen("r1")) as stream:
@@ -412,7 +395,7 @@ async def test_client_that_leaves_is_forgotten(passline: Passline) -> None:
     await eventually(lambda: len(gateway.gateway.hub) == 0)
 
 
-@ON_BOTH_PATHS
+@CORE
 async def test_slow_client_is_paused_and_misses_nothing(passline: Passline) -> None:
     gateway = await passline.gateway()
     async with open_stream(gateway.kitchen("r1", receive_buffer=4096)) as slow:

@@ -173,18 +173,57 @@ def test_client_paused_on_a_quiet_topic_keeps_the_position_it_had() -> None:
     assert delivery.behind == []
 
 
-def test_client_that_reads_nothing_for_too_long_is_given_up() -> None:
+def test_client_that_takes_nothing_for_too_long_is_given_up() -> None:
+    """It is looked at with the first heartbeat that would be due, and from then on four times in the 30 s allowed."""
     delivery = Delivery()
     subscriber, slow = delivery.subscribe(R1)
     subscriber.pause()
-    delivery.clock.now += 29.9
-    delivery.hub.tick()
+    slow.waiting = True
+    pass_time(delivery, 15 + 29.9)
     assert not subscriber.closed
-    delivery.clock.now += 0.2
-    delivery.hub.tick()
+    pass_time(delivery, 7.6)
     assert subscriber.closed is End.STALLED
     assert slow.aborted
     assert slow.received == b""
+    assert delivery.hub.ended[End.STALLED] == 1
+
+
+def test_client_that_takes_a_little_now_and_then_is_never_given_up() -> None:
+    delivery = Delivery()
+    subscriber, slow = delivery.subscribe(R1)
+    subscriber.pause()
+    slow.waiting = True
+    for _ in range(20):
+        pass_time(delivery, 22)
+        slow.read += 1
+    assert not subscriber.closed
+    pass_time(delivery, 45)
+    assert subscriber.closed is End.STALLED
+
+
+def test_client_that_vanished_before_its_buffers_were_full_is_given_up_too() -> None:
+    delivery = Delivery()
+    subscriber, vanished = delivery.subscribe(R1)
+    delivery.dispatch(order_entry(1))
+    vanished.waiting = True
+    pass_time(delivery, 60)
+    assert subscriber.closed is End.STALLED
+    assert vanished.aborted
+
+
+def test_client_that_has_taken_all_there_was_is_kept_however_long_nothing_came() -> None:
+    delivery = Delivery()
+    delivery.hub.heartbeat_seconds = 300
+    subscriber, _ = delivery.subscribe(R1)
+    pass_time(delivery, 600)
+    assert not subscriber.closed
+
+
+def pass_time(delivery: Delivery, seconds: float) -> None:
+    """As a process does, with a tick every tenth of a second."""
+    for _ in range(round(seconds * 10)):
+        delivery.clock.now += 0.1
+        delivery.hub.tick()
 
 
 def test_stream_ends_with_its_token_before_anything_more_is_written() -> None:

@@ -8,7 +8,7 @@ it began at and the position it holds, once each and in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -34,9 +34,12 @@ class Client:
 
     keys: tuple[str, ...]
     start: int
+    clock: Callable[[], float]
     subscriber: Subscriber = field(init=False)
     received: bytes = b""
     capacity: int = 1 << 30
+    taken: int = 0
+    progressed_at: float = 0.0
     finished: bool = False
     aborted: bool = False
 
@@ -46,7 +49,11 @@ class Client:
         self.received += data
         self.capacity -= len(data)
         if self.capacity < 0 and not self.subscriber.paused:
+            self.progressed_at = self.clock()
             self.subscriber.pause()
+
+    def progress(self) -> int | None:
+        return self.taken if self.subscriber.paused else None
 
     def finish(self, data: bytes) -> None:
         self.write(data)
@@ -219,7 +226,7 @@ class Delivery(RuleBasedStateMachine):
 
     def open(self, topics: frozenset[str], start: int, decided_before: int) -> Client | MultipleResults[Client]:
         keys, filters = feeds_of(topics)
-        client = Client(keys, start)
+        client = Client(keys, start, lambda: self.now)
         facts = tuple(f"staff:{topic.split('/')[1]}" for topic in topics if topic.startswith("restaurants/"))
         decided_at = max(self.hub.head - decided_before, 0)
         subscriber = Subscriber(client, keys, filters, start, Grant("e", decided_at, facts))
@@ -245,6 +252,12 @@ class Delivery(RuleBasedStateMachine):
         client.capacity = 1 << 30
         if client.subscriber.paused and not client.subscriber.closed:
             client.subscriber.resume()
+
+    @rule(client=clients)
+    def read_a_little(self, client: Client) -> None:
+        """Not enough to be written more, but a sign of life."""
+        client.taken += 1
+        client.progressed_at = self.now
 
     @rule(client=clients)
     def leave(self, client: Client) -> None:
@@ -284,7 +297,11 @@ class Delivery(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.05, 1.0, 14.0, 31.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+        here = [client for client in self.everyone if not client.subscriber.closed]
         self.hub.tick()
+        for client in here:
+            if client.subscriber.closed is End.STALLED:
+                assert self.now - client.progressed_at >= self.hub.stall_seconds
 
     # -- what must hold --------------------------------------------------------------------------------------------
 

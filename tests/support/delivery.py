@@ -9,18 +9,24 @@ from gateway.sse import SseEncoder
 from streams.entry import Entry, judge
 from streams.frames import Frames
 from streams.hub import Hub
+from streams.limits import Limits
 from streams.subscriber import Grant, Subscriber
 from streams.topics import Feed
 from streams.window import Window
 
 
 class Recorder:
-    """A connection that takes everything. `full_after` bytes it asks the subscriber to pause."""
+    """A connection that takes everything. `full_after` bytes it asks the subscriber to pause.
+
+    Its client has nothing to read, or, while bytes are `waiting` for it, has `read` so many.
+    """
 
     def __init__(self) -> None:
         self.received = b""
         self.finished = False
         self.aborted = False
+        self.waiting = False
+        self.read = 0
         self.full_after: int | None = None
         self.subscriber: Subscriber | None = None
         self.on_write: Callable[[bytes], object] = bool
@@ -37,6 +43,9 @@ class Recorder:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def progress(self) -> int | None:
+        return self.read if self.waiting else None
 
     def taken(self) -> bytes:
         """What came since the last call."""
@@ -88,11 +97,13 @@ def accepted_block(
 class Delivery:
     """A hub at position 0 of the log `e`, its clock, and those who need a replay."""
 
-    def __init__(self, *, max_entries: int = 1000, fan_out_pause: int = 1000) -> None:
+    def __init__(self, *, max_entries: int = 1000, fan_out_pause: int = 1000, limits: Limits | None = None) -> None:
         self.clock = Clock()
         self.behind: list[Subscriber] = []
         window = Window(Frames("e", SseEncoder()), 0, max_entries=max_entries)
-        self.hub = Hub(window, self.behind.append, clock=self.clock, fan_out_pause=fan_out_pause)
+        self.hub = Hub(
+            window, self.behind.append, clock=self.clock, limits=limits or Limits(), fan_out_pause=fan_out_pause
+        )
 
     def dispatch(self, *entries: Entry) -> None:
         """The tail reads them, and the fan-out runs to its end."""
@@ -100,7 +111,13 @@ class Delivery:
             pass
 
     def subscribe(
-        self, *feeds: Feed, at: int | None = None, revocable_by: tuple[str, ...] = (), expires_at: float | None = None
+        self,
+        *feeds: Feed,
+        at: int | None = None,
+        revocable_by: tuple[str, ...] = (),
+        expires_at: float | None = None,
+        subject: str = "",
+        address: str = "",
     ) -> tuple[Subscriber, Recorder]:
         """A client of `feeds` from position `at` on, by default from now on, with nothing for an opening."""
         connection = Recorder()
@@ -109,7 +126,8 @@ class Delivery:
             tuple(feed.key for feed in feeds),
             tuple(feed.filter for feed in feeds),
             self.hub.head if at is None else at,
-            Grant("e", self.hub.head, revocable_by, expires_at),
+            Grant("e", self.hub.head, revocable_by, expires_at, subject),
+            address,
         )
         connection.subscriber = subscriber
         self.hub.subscribe(subscriber, b"")
