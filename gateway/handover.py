@@ -42,11 +42,12 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 32 * 1024
 """The longest head of a request: 8 KB of token, cookies, and what proxies add. The parser itself takes any length."""
 
-USER_BUFFER_BYTES = 64 * 1024
-"""What waits in this process for a client that does not read, beside one write; from there on it is paused."""
-
 KERNEL_BUFFER_BYTES = 64 * 1024
-"""What waits in the kernel for such a client. By itself the kernel would take 4 MB before it says that it is full."""
+"""What waits in the kernel for a client that does not read; the kernel counts twice that, with its own overhead.
+
+By itself it would take 4 MB before it says that it is full. What it does not take of one write waits in this process,
+and from there on the subscriber is paused: nothing else is kept for it.
+"""
 
 UNASKED_BYTES = 16 * 1024
 """What a client may send on a connection that has become a stream: pipelined requests, of which none is answered."""
@@ -203,10 +204,11 @@ class HandoverProtocol(HttpToolsProtocol):
             cycle.disconnected = True  # or uvicorn would complain of an incomplete response
             raise ClientGone
         transport = self.transport
+        if transport.get_extra_info("ssl_object") is not None:
+            raise HandoverRefused("the connection is encrypted in this process")
         self.flow.resume_reading()  # who does not read doesn't hear that the client has left
         self._unset_keepalive_if_required()
-        connection = StreamConnection(transport, self.server_state, is_full=self.flow.write_paused)
-        _bound_kernel_buffer(transport)
+        connection = StreamConnection(transport, self.server_state)
         # For uvicorn the response is complete, but `on_response_complete`, which would wait for the next request or
         # begin with a pipelined one, must not run.
         cycle.response_complete = True
@@ -230,30 +232,41 @@ def _hand_over(protocol: weakref.ref[HandoverProtocol], cycle: weakref.ref[Reque
 
 
 class StreamConnection(asyncio.Protocol):
-    """What is left of a connection: a `streams.subscriber.Connection` whose bytes go to the transport as they are.
+    """What is left of a connection: a `streams.subscriber.Connection` whose bytes go to the socket as they are.
 
-    What it is given to write must be framed as chunks already, once for all connections.
+    What it is given to write must be framed as chunks already, once for all connections. It is sent by the bare system
+    call: that is most of what a delivery costs, and the transport would add a third. The transport gets what the socket
+    does not take, and says when that is gone.
     """
 
-    __slots__ = ("_lost", "_server_state", "_transport", "_unasked", "is_full", "subscriber")
+    __slots__ = ("_server_state", "_socket", "_transport", "_unasked", "is_full", "subscriber")
 
-    def __init__(self, transport: asyncio.Transport, server_state: ServerState, *, is_full: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, server_state: ServerState) -> None:
         self._transport = transport
         self._server_state = server_state
         self._unasked = 0
-        self._lost = False
-        self.is_full = is_full
+        self._socket = _socket_of(transport)
+        transport.set_write_buffer_limits(high=0)
+        self.is_full = transport.get_write_buffer_size() > 0
         self.subscriber: Subscriber | None = None
-        transport.set_write_buffer_limits(high=USER_BUFFER_BYTES)
+
+    def __del__(self) -> None:
+        self._socket.detach()  # however we are forgotten: only the transport closes what is its own
 
     # -- For the hub ---------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Hand the chunks to the transport. Never raises: one bad transport must not stop a fan-out."""
+        """Send the chunks. Never raises: one bad socket must not stop a fan-out."""
         try:
-            self._transport.write(data)
-        except (OSError, RuntimeError) as error:  # uvloop's word for a transport that has closed meanwhile
+            # Nothing may overtake what waits in the transport.
+            sent = 0 if self.is_full else self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:  # the event loop will see that it is broken, too
             _log.debug("stream.not_written", reason=str(error))
+            return
+        if sent != len(data):
+            self._leave_to_transport(data[sent:])
 
     def finish(self, data: bytes) -> None:
         """The last chunks, and then the cut: without the last, empty chunk."""
@@ -262,7 +275,7 @@ class StreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Reset the connection; what was not sent is dropped, and the kernel keeps none of it either."""
-        if not self._lost:
+        if not self._is_lost:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
         self._transport.abort()
 
@@ -272,16 +285,21 @@ class StreamConnection(asyncio.Protocol):
         So progress is what a slow reader makes of the kernel's buffers as well, and none is what both a closed window
         and a peer that has vanished look like.
         """
-        if self._lost or not any(ioctl(self._socket.fileno(), TIOCOUTQ, bytes(4))):
+        if self._is_lost or not any(ioctl(self._socket.fileno(), TIOCOUTQ, bytes(4))):
             return None
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
         return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
 
     @property
-    def _socket(self) -> socket.socket:
-        """Not once the connection is lost: its descriptor may be somebody else's then."""
-        sock: socket.socket = self._transport.get_extra_info("socket")
-        return sock
+    def _is_lost(self) -> bool:
+        return self._socket.fileno() == -1
+
+    def _leave_to_transport(self, rest: bytes) -> None:
+        """What the socket does not take now; the transport calls `pause_writing` before it returns."""
+        try:
+            self._transport.write(rest)
+        except (OSError, RuntimeError) as error:  # uvloop's word for a transport that has closed meanwhile
+            _log.debug("stream.not_written", reason=str(error))
 
     def _cut(self) -> None:
         self._transport.close()
@@ -310,7 +328,7 @@ class StreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The client has left, or we have closed."""
-        self._lost = True
+        self._socket.detach()  # the descriptor may be somebody else's soon
         self._server_state.connections.discard(self)
         if self.subscriber is not None:
             self.subscriber.close(End.GONE)
@@ -325,10 +343,16 @@ class StreamConnection(asyncio.Protocol):
             self._transport.close()
 
 
-def _bound_kernel_buffer(transport: asyncio.Transport) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+def _socket_of(transport: asyncio.Transport) -> socket.SocketType:
+    """The transport's own socket, beside the transport: what is given out by that can't send.
+
+    It must be detached in the end, and never close what is the transport's.
+    """
+    shown = transport.get_extra_info("socket")
+    sock = socket.SocketType(shown.family, shown.type, shown.proto, shown.fileno())
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
+    return sock
 
 
 def _address(transport: asyncio.Transport, name: str) -> Any:

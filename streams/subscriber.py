@@ -220,7 +220,7 @@ class Subscriber:
         self.hub.detach(self)
         if end is End.GONE:
             return
-        if end is End.STALLED or self.paused:
+        if end is End.STALLED:
             self.connection.abort()
         else:
             self.connection.finish(self.hub.frames.encoder.closing(end))

@@ -33,7 +33,7 @@ SEEN, UNSEEN = "token seen before", "new token"
 
 async def cost(bench: Bench) -> AsyncIterator[Figure]:
     """CPU per stream: connect, authorize, first frame."""
-    people = bench.pick(Population(100, 10, 1000), Population(20, 10, 200))
+    people = bench.pick(Population(50, 10, 500), Population(10, 10, 100))
     found: dict[str, list[float]] = {}
     async with passline(bench) as server:
         cursor = str(await make_known(server, people.founding()))

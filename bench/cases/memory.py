@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from bench.errors import StreamsMissing
 from bench.figures import RATIO, Figure, ratios
 from bench.messages import Message
@@ -33,27 +35,31 @@ AT_ONCE = 16
 """Streams that are being opened at a time: requests on their way take memory, too."""
 
 OPEN_SECONDS = 300.0
+SETTLE_SECONDS = 0.5
+
+
+NEW = "own topics, new clients with a snapshot"
 
 
 async def idle(bench: Bench) -> AsyncIterator[Figure]:
     """Resident bytes per idle stream: one topic, own topics, against nchan."""
     streams, runs = bench.pick(10_000, 1_000), bench.pick(2, 1)
-    shared, own = Population(1, STAFF, 0), Population(100, 0, streams + WARM_UP)
-    for people, name in ((shared, "shared"), (own, "own")):
-        async with passline(bench, name=name) as server:  # what is published now is in the log at each later start
-            await make_known(server, people.founding())
+    shared = await _made(bench, "shared", Population(1, STAFF, 0))
+    own = await _made(bench, "own", Population(100, 0, streams + WARM_UP))
     found: dict[str, list[float]] = {}
     for number in range(runs):
         for name, measure in (
-            ("one topic", partial(_passline, bench, "shared", shared, streams)),
+            ("one topic", partial(_passline, bench, shared, streams)),
             ("one topic, nchan", partial(_nchan, bench, streams, 1)),
-            ("own topics", partial(_passline, bench, "own", own, streams)),
+            ("own topics", partial(_passline, bench, own, streams)),
             ("own topics, nchan", partial(_nchan, bench, streams, streams + WARM_UP)),
         ):
             found.setdefault(name, []).append(await measure())
         bench.progress(
             f"run {number + 1} of {runs}: {', '.join(f'{name} {each[-1]:.0f}' for name, each in found.items())}"
         )
+    if not bench.quick:
+        found[NEW] = [await _passline(bench, own, streams, fresh=True)]
     for figure in _figures(found, streams):
         yield figure
 
@@ -69,24 +75,37 @@ def _figures(found: dict[str, list[float]], streams: int) -> list[Figure]:
         return Figure(name=f"{name}, Passline / nchan", unit=RATIO, runs=runs, at_most=at_most)
 
     nginx = "of nginx's one worker, its shared memory included"
-    return [
+    each = "each is another order's, of another customer with another token"
+    figures = [
         ratio("one topic", at_most=1 / 3),
         ratio("own topics"),
         memory("one topic", f"{STAFF} people with a token each", at_most=2500),
         memory("one topic, nchan", nginx),
-        memory("own topics", "each is another order's, of another customer with another token", at_most=4000),
+        memory("own topics", each, at_most=4000),
         memory("own topics, nchan", nginx),
     ]
+    return [*figures, memory(NEW, each, at_most=4000)] if NEW in found else figures
 
 
-async def _passline(bench: Bench, name: str, people: Population, streams: int) -> float:
-    """The streams are of new clients: a returning one leaves less behind. Each has had a heartbeat when it is measured,
-    which by default would come after 15 s.
-    """
+class Made(msgspec.Struct, frozen=True):
+    """A log that every Passline of this name goes on with, of these people; `cursor` is its end."""
+
+    name: str
+    people: Population
+    cursor: str
+
+
+async def _made(bench: Bench, name: str, people: Population) -> Made:
+    async with passline(bench, name=name) as server:
+        return Made(name, people, str(await make_known(server, people.founding())))
+
+
+async def _passline(bench: Bench, log: Made, streams: int, *, fresh: bool = False) -> float:
+    """Each stream has had a heartbeat when it is measured, which by default would come after 15 s."""
     heartbeat = bench.pick(2, 1)
-    async with passline(bench, {"PASSLINE_HEARTBEAT_SECONDS": str(heartbeat)}, name) as server:
-        requests = people.requests(server, snapshot=True)
-        return await _per_stream(bench, server.pid, server.port, requests, streams, settle=heartbeat + 1)
+    async with passline(bench, {"PASSLINE_HEARTBEAT_SECONDS": str(heartbeat)}, log.name) as server:
+        requests = log.people.requests(server, cursor=None if fresh else log.cursor, snapshot=fresh)
+        return await _per_stream(bench, server.pid, server.port, requests, streams, settle=heartbeat + SETTLE_SECONDS)
 
 
 async def _nchan(bench: Bench, streams: int, channels: int) -> float:
@@ -96,7 +115,7 @@ async def _nchan(bench: Bench, streams: int, channels: int) -> float:
         for name in names:
             await publish_by(publisher, Message(), name)
         requests = [server.stream(name) for name in names]
-        return await _per_stream(bench, server.pid, server.port, requests, streams, settle=1)
+        return await _per_stream(bench, server.pid, server.port, requests, streams, settle=SETTLE_SECONDS)
 
 
 async def _per_stream(
@@ -108,7 +127,7 @@ async def _per_stream(
         await clients.open(WARM_UP, at_once=AT_ONCE)
         await clients.close()
     await closed(pid, before)
-    await asyncio.sleep(settle)
+    await asyncio.sleep(SETTLE_SECONDS)
     empty = rss_bytes(pid)
     async with sink(bench, port, requests) as clients:
         await clients.open(streams, at_once=AT_ONCE, within=OPEN_SECONDS)

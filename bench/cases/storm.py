@@ -55,7 +55,7 @@ class Storm(msgspec.Struct, frozen=True):
 
 async def all_at_once(bench: Bench) -> AsyncIterator[Figure]:
     """10,000 clients return at once: time until all are live, and what is asked of SQL and JetStream for it."""
-    people, runs = bench.pick(Population(100, 50, 5000), Population(50, 10, 500)), bench.pick(3, 1)
+    people = bench.pick(Population(100, 50, 5000), Population(50, 10, 500))
     counting = Counting(bench)
     published = MISSED
     known: list[Storm] = []
@@ -67,13 +67,13 @@ async def all_at_once(bench: Bench) -> AsyncIterator[Figure]:
         async with sink(bench, server.port, requests) as clients:
             await clients.open(len(people), at_once=AT_ONCE)
             await _close(server, clients, len(people))
-            for _ in range(runs):
+            for _ in range(bench.pick(3, 1)):
                 known.append(await _storm(bench, server, clients, people, counting, published))
                 published += 1
     for figure in _figures(people, KNOWN, known, at_most=6.0, noise=NOISE / len(people)):
         yield figure
     unknown: list[Storm] = []
-    for _ in range(runs):
+    for _ in range(bench.pick(2, 1)):
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(passline(bench, counting.environment))
             requests = people.requests(server, cursor=cursor)

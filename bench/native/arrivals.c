@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 256 * 1024, KEPT = 48, EVENTS_AT_ONCE = 256 };
+enum { READ_BYTES = 256 * 1024, KEPT = 48, EVENTS_AT_ONCE = 256, OPENING_AT_ONCE = 16 };
 
 #define STAMP ":\"t"
 #define INBOX "_INBOX_gateway.arrivals"
@@ -119,7 +119,9 @@ static void send_all(int fd, const char *data, size_t size) {
   }
 }
 
-static void open_streams(int port, const char *path) {
+static void serve(const char *records_path);
+
+static void open_streams(int port, const char *path, const char *records_path) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   struct stat found;
   if (fd < 0 || fstat(fd, &found) < 0 || !found.st_size) fail(path);
@@ -136,6 +138,7 @@ static void open_streams(int port, const char *path) {
     stream->fd = connected(port);
     send_all(stream->fd, from, (size_t)(next - from));
     watch(stream->fd, stream_count++);
+    while (stream_count - begun_count == OPENING_AT_ONCE) serve(records_path);
     from = next;
   }
 }
@@ -230,6 +233,21 @@ static void obey(const char *path) {
   tell("written");
 }
 
+static void serve(const char *records_path) {
+  struct epoll_event events[EVENTS_AT_ONCE];
+  int ready = epoll_wait(poller, events, EVENTS_AT_ONCE, -1);
+  if (ready < 0 && errno != EINTR) fail("epoll_wait");
+  for (int each = 0; each < ready; each++) {
+    uint32_t who = events[each].data.u32;
+    if (who == SUBSCRIBER)
+      read_broker();
+    else if (who == COMMANDS)
+      obey(records_path);
+    else
+      read_stream(who);
+  }
+}
+
 int main(int argc, char **argv) {
   if (argc != 6) {
     fprintf(stderr, "usage: arrivals PORT REQUESTS NATS_PORT PASSWORD RECORDS\n");
@@ -243,24 +261,8 @@ int main(int argc, char **argv) {
   if (poller < 0) fail("epoll_create1");
   watch(STDIN_FILENO, COMMANDS);
   subscribe(atoi(argv[3]), argv[4]);
-  open_streams(atoi(argv[1]), argv[2]);
-  bool told_ready = false;
-  for (;;) {
-    struct epoll_event events[EVENTS_AT_ONCE];
-    int ready = epoll_wait(poller, events, EVENTS_AT_ONCE, -1);
-    if (ready < 0 && errno != EINTR) fail("epoll_wait");
-    for (int each = 0; each < ready; each++) {
-      uint32_t who = events[each].data.u32;
-      if (who == SUBSCRIBER)
-        read_broker();
-      else if (who != COMMANDS)
-        read_stream(who);
-      else
-        obey(argv[5]);
-    }
-    if (!told_ready && consumer_made && begun_count == stream_count) {
-      told_ready = true;
-      tell("ready");
-    }
-  }
+  open_streams(atoi(argv[1]), argv[2], argv[5]);
+  while (!consumer_made || begun_count < stream_count) serve(argv[5]);
+  tell("ready");
+  for (;;) serve(argv[5]);
 }

@@ -148,6 +148,6 @@ async def test_stalled_ones_read_no_further_until_they_resume(streams: Streams, 
         assert (stat.stalled, stat.bytes) == (1, 0)
         assert not drained.done()
         await clients.resume()
-        stat = await clients.until(lambda stat: stat.events == 100, 5)
-        assert (stat.stalled, stat.bytes) == (0, 100 * len(event))
+        stat = await clients.until(lambda stat: stat.bytes == 100 * len(event), 5)
+        assert (stat.stalled, stat.bytes, stat.events) == (0, 100 * len(event), 100)
         await drained

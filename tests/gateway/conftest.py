@@ -90,6 +90,11 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Way]:
     return ways_of(item)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """uvloop loses what the handler of a signal raises, which is how a test's time limit ends it elsewhere."""
+    item.add_marker(pytest.mark.timeout(method="thread"))
+
+
 @pytest.fixture
 def way(request: pytest.FixtureRequest) -> Way:
     """The one in which this test runs now."""

@@ -126,7 +126,7 @@ async def test_nothing_of_its_request_stays_with_an_open_stream(passline: Passli
     gc.collect()
     gc.disable()
     try:
-        await client.send(head_of(gateway))
+        await client.send(head_of(gateway) + b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await client.until(b"event: snapshot")
         await eventually(lambda: left_of_requests() == [])
     finally:

@@ -145,6 +145,12 @@ async def settings(log_server: EmbeddedNats, migrated_sqlite: Path) -> AsyncIter
     shutil.copyfile(migrated_sqlite, data_dir / "passline.db")
     settings = Settings.from_environment({}, data_dir=data_dir, drain_seconds=0.5)
     worker = asyncio.create_task(run_worker(settings, log_server.url("worker")))
+    async with open_database(settings.sql_url) as engine:
+
+        async def is_begun() -> bool:
+            return await Projection(engine).position() is not None
+
+        await eventually(is_begun)
     yield settings
     worker.cancel()
     await asyncio.wait({worker})

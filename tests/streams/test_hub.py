@@ -42,6 +42,21 @@ def test_subscribers_of_a_topic_are_written_the_same_bytes_object() -> None:
     assert written[2] is written[0]
 
 
+def test_subscribers_of_a_topic_hold_the_same_texts() -> None:
+    """With ten thousand of them each text would be there ten thousand times."""
+    delivery = Delivery()
+    first, _ = delivery.subscribe(restaurant_feed("r7"))
+    second, _ = delivery.subscribe(restaurant_feed("r7"))
+    other, _ = delivery.subscribe(restaurant_feed("r7"), O1)
+    assert second.keys is first.keys
+    assert second.filters is first.filters
+    assert other.keys == (*first.keys, O1.key)
+    second.close(End.GONE)
+    first.close(End.GONE)
+    delivery.dispatch(order_entry(1, restaurant="r7"))
+    assert other.position == 1
+
+
 def test_only_the_last_block_of_an_entry_carries_the_id() -> None:
     delivery = Delivery()
     _, both = delivery.subscribe(R1, O1)

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from auth.keys import SigningKey, development_key
 from auth.tokens import mint
 from gateway.app import Gateway, create_app
-from gateway.handover import HandoverProtocol
+from gateway.handover import HandoverProtocol, StreamConnection
 from gateway.settings import Settings
 from gateway.worker import run as run_worker
 from streams.embedded import EmbeddedNats
@@ -182,6 +182,7 @@ async def _running(settings: Settings, http_protocol: HttpProtocol) -> AsyncIter
                 await app.state.gateway.drain(0)
                 server.should_exit = True
             await serving
+            await _cut_those_left(server)
 
 
 async def _has_facts(gateway: Gateway) -> bool:
@@ -191,6 +192,16 @@ async def _has_facts(gateway: Gateway) -> bool:
             return True
     except FactsUnavailable:
         return gateway.tail.mismatch is not None
+
+
+async def _cut_those_left(server: uvicorn.Server) -> None:
+    """After a test that failed there may be some. uvloop waits for ever at its end for one that is still open, where
+    warnings are errors.
+    """
+    for connection in tuple(server.server_state.connections):
+        open_one: Any = connection
+        (open_one._transport if isinstance(open_one, StreamConnection) else open_one.transport).abort()
+    await asyncio.sleep(0)
 
 
 class _Server(uvicorn.Server):
