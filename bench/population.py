@@ -5,7 +5,6 @@ Everybody has a token of their own. Orders belong to the restaurants in turn; ea
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -120,4 +119,4 @@ def _assigned(restaurant: str, subject: str) -> Event:
 
 def _body(kind: str, event_id: str, **said: Any) -> bytes:
     told = {"type": kind, "eventId": event_id, "occurredOnUtc": _OCCURRED} | said
-    return json.dumps(told, separators=(",", ":")).encode()
+    return msgspec.json.encode(told)

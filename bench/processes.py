@@ -59,6 +59,11 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(clock.value)
 
 
+def waited_seconds(pid: int) -> float:
+    """How long a process's main thread was ready to run and had no core, since its start: others were on its core."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def rss_bytes(pid: int) -> int:
     """What a process has in memory, from /proc/<pid>/smaps_rollup."""
     return _kibibytes(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Rss") * 1024

@@ -11,7 +11,6 @@ What this needs of uvicorn's internals is pinned by tests/gateway/test_handover_
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import socket
 import struct
@@ -19,7 +18,7 @@ import sys
 import weakref
 from fcntl import ioctl
 from termios import TIOCOUTQ
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -78,15 +77,68 @@ class ClientGone(Exception):
     """The client left while its request was answered."""
 
 
-class Handover(Protocol):
-    """What the extension offers: give the started response away and get the connection that stays.
+class Handover:
+    """What the extension offers to the one response that it is made for.
 
-    Raises:
-        HandoverRefused: the head is not out, or the body is not open and chunked.
-        ClientGone
+    Bound to that response's cycle: with a pipelined request behind it the protocol's own is already that one's. Weakly,
+    or protocol, cycle, scope and extension would hold one another until the garbage collector comes.
     """
 
-    def __call__(self) -> StreamConnection: ...
+    __slots__ = ("_cycle", "_held", "_protocol")
+
+    def __init__(self, protocol: HandoverProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = weakref.ref(protocol)
+        self._cycle = weakref.ref(cycle)
+        self._held: _HeldHead | None = None
+
+    def hold_head(self) -> None:
+        """Keep the response's head back, to be sent together with the first blocks: one system call less, and a packet.
+
+        Whoever does this takes it with `take_head` after the call.
+        """
+        cycle = self._cycle()
+        if cycle is not None and not cycle.response_started:
+            self._held = _HeldHead(cycle.transport)
+            cycle.transport = self._held  # type: ignore[assignment]  # it has what a response's head needs
+
+    def __call__(self) -> StreamConnection:
+        """Give the started response away and get the connection that stays.
+
+        Raises:
+            HandoverRefused: the head is not out, or the body is not open and chunked. What was held has been sent.
+            ClientGone
+        """
+        protocol, cycle = self._protocol(), self._cycle()
+        if protocol is None or cycle is None:
+            raise HandoverRefused("the request has ended")
+        try:
+            return protocol.hand_over(cycle)
+        except HandoverRefused:
+            if self._held is not None:
+                cycle.transport = self._held.transport
+                cycle.transport.write(self.take_head())
+            raise
+
+    def take_head(self) -> bytes:
+        """The head that was held, if it was; it must be the first that is sent."""
+        held, self._held = self._held, None
+        return b"" if held is None else held.head
+
+
+class _HeldHead:
+    """Stands in for a response's transport while its head is made."""
+
+    __slots__ = ("head", "transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.head = b""
+
+    def write(self, data: bytes) -> None:
+        self.head += data
+
+    def close(self) -> None:
+        self.transport.close()
 
 
 def chunk(payload: bytes) -> bytes:
@@ -166,7 +218,14 @@ class HandoverProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        """It may have come long ago and lie unread, where thousands come at once: timers are looked at before sockets.
+
+        So once more, after a look at the sockets.
+        """
+        self._head_timer = self.loop.call_later(0.001, self.transport.abort)
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
@@ -176,10 +235,8 @@ class HandoverProtocol(HttpToolsProtocol):
     # -- The response that is being made -------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        # Bound to this very cycle: with a pipelined request behind it `self.cycle` is already that one's. Weakly, or
-        # protocol, cycle, scope and extension would hold one another until the garbage collector comes.
         self._running = weakref.ref(cycle)
-        hand_over = functools.partial(_hand_over, weakref.ref(self), self._running)
+        hand_over = Handover(self, cycle)
         cycle.scope["extensions"] = {EXTENSION: hand_over}  # type: ignore[dict-item]  # ASGI's say what they are: dicts
         super()._start_asgi_task(cycle, app)
 
@@ -222,13 +279,6 @@ class HandoverProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
         self.cycle = None  # type: ignore[assignment]
         return connection
-
-
-def _hand_over(protocol: weakref.ref[HandoverProtocol], cycle: weakref.ref[RequestResponseCycle]) -> StreamConnection:
-    here, running = protocol(), cycle()
-    if here is None or running is None:
-        raise HandoverRefused("the request has ended")
-    return here.hand_over(running)
 
 
 class StreamConnection(asyncio.Protocol):

@@ -68,11 +68,13 @@ class StreamResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Subscribe, and see to it that what the hub writes is sent until one side ends it."""
-        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         hand_over = cast("Handover | None", (scope.get("extensions") or {}).get(EXTENSION))
         if hand_over is not None:
+            hand_over.hold_head()
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        if hand_over is not None:
             try:
-                self._begin(hand_over())
+                self._begin(hand_over(), hand_over.take_head())
             except ClientGone:
                 return
             except HandoverRefused as error:
@@ -83,8 +85,8 @@ class StreamResponse:
         self._begin(connection)
         await connection.run(receive)
 
-    def _begin(self, connection: StreamConnection | AsgiConnection) -> None:
-        """Give the connection to the hub; or tell the client when to come back, and cut it."""
+    def _begin(self, connection: StreamConnection | AsgiConnection, head: bytes = b"") -> None:
+        """Give the connection to the hub; or tell the client when to come back, and cut it. `head` goes out first."""
         opening = self._opening
         if opening is not None:
             subscriber = Subscriber(
@@ -98,13 +100,13 @@ class StreamResponse:
             subscriber.paused = connection.is_full
             connection.subscriber = subscriber
             try:
-                self._hub.subscribe(subscriber, opening.blocks)
+                self._hub.subscribe(subscriber, head + opening.blocks)
             except SubscriptionRefused as refusal:
                 connection.subscriber = None
                 _log.info("stream.refused_softly", reason=str(refusal))
             else:
                 return
-        connection.finish(self._encoder.retry())
+        connection.finish(head + self._encoder.retry())
 
 
 class AsgiConnection:

@@ -17,7 +17,10 @@ from bench.sink import sink
 
 pytestmark = pytest.mark.system
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ndate: Fri, 20 Nov 2026 18:04:11 GMT\r\ncontent-type: text/event-stream\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
 REQUESTS = (b"GET /a HTTP/1.1\r\n\r\n", b"GET /b HTTP/1.1\r\n\r\n")
 
 
@@ -151,3 +154,9 @@ async def test_stalled_ones_read_no_further_until_they_resume(streams: Streams, 
         stat = await clients.until(lambda stat: stat.bytes == 100 * len(event), 5)
         assert (stat.stalled, stat.bytes, stat.events) == (0, 100 * len(event), 100)
         await drained
+
+
+async def test_the_date_in_the_head_is_no_event(streams: Streams, bench: Bench) -> None:
+    assert b"\ndate: " in HEAD
+    async with sink(bench, streams.port, REQUESTS) as clients:
+        assert (await clients.open(1)).events == 1

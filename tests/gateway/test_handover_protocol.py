@@ -38,6 +38,10 @@ class Client:
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._end, data)
 
+    def read_now(self) -> bytes:
+        """What there is, without a step of the event loop."""
+        return self._end.recv(1 << 20)
+
     async def until(self, wanted: bytes) -> bytes:
         received = b""
         async with asyncio.timeout(5):
@@ -243,6 +247,23 @@ async def test_connection_whose_buffer_was_full_already_says_so_and_when_it_is_n
         assert handed_over[0].is_full
         await client.until(b"x\r\n")
         await eventually(lambda: not handed_over[0].is_full)
+
+
+async def test_nothing_overtakes_what_waits_for_the_client() -> None:
+    """As the last words would, just when the socket has room again and the event loop has not heard of it yet."""
+    handed_over: list[StreamConnection] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.body", "body": b"x" * 2_000_000, "more_body": True})
+        handed_over.append(scope["extensions"][EXTENSION]())
+
+    async with connected(app) as client:
+        await client.send(GET % b"")
+        await eventually(lambda: len(handed_over) == 1)
+        client.read_now()
+        handed_over[0].write(chunk(b"last"))
+        assert (await client.until(b"last\r\n")).endswith(b"x\r\n4\r\nlast\r\n")
 
 
 async def test_connection_that_is_lost_takes_whatever_comes_and_raises_nothing() -> None:
