@@ -218,14 +218,7 @@ class HandoverProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
-
-    def _head_is_late(self) -> None:
-        """It may have come long ago and lie unread, where thousands come at once: timers are looked at before sockets.
-
-        So once more, after a look at the sockets.
-        """
-        self._head_timer = self.loop.call_later(0.001, self.transport.abort)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:

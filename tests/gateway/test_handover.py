@@ -242,23 +242,6 @@ async def test_request_head_that_does_not_end_is_cut(passline: Passline, monkeyp
         client.close()
 
 
-async def test_request_that_came_in_time_is_answered_however_late_it_is_read(
-    passline: Passline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(handover, "HEAD_SECONDS", 0.3)
-    gateway = await passline.gateway()
-    early, other = RawClient(gateway), RawClient(gateway)
-    await early.connect()
-    await other.connect()
-    await other.send(head_of(gateway))
-    await other.until(b"event: snapshot")  # so the early one's connection has been taken, too
-    early._socket.send(head_of(gateway))
-    time.sleep(0.5)  # noqa: ASYNC251 - the loop is busy with thousands of others
-    await early.until(b"event: snapshot")
-    for client in (early, other):
-        client.close()
-
-
 async def test_request_head_that_is_too_long_is_cut(passline: Passline) -> None:
     gateway = await passline.gateway()
     client = RawClient(gateway)
