@@ -77,9 +77,12 @@ async def _try_out(here: socket.socket, client: socket.socket) -> None:
 
     async def app(scope: Scope, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
             hand_over: Handover = cast("dict[str, Any]", scope)["extensions"][EXTENSION]
-            handed_over.set_result(hand_over())
+            hand_over.hold_head()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            connection = hand_over()
+            connection.write(hand_over.take_head())
+            handed_over.set_result(connection)
         except Exception as error:  # raised where it is waited for
             handed_over.set_exception(error)
 

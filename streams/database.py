@@ -115,7 +115,8 @@ def _engine(url: URL, statement_seconds: float) -> AsyncEngine:
         "execution_options": {"statement_seconds": statement_seconds},
     }
     if url.get_backend_name() == "sqlite":
-        # Each connection is a thread, so none is made for a moment. isolation_level=None: we begin transactions, the driver does not.
+        # Each connection is a thread, so none is made for a moment.
+        # isolation_level=None: we begin transactions, the driver does not.
         connect: dict[str, Any] = {
             "timeout": statement_seconds,
             "isolation_level": None,

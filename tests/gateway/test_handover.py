@@ -8,7 +8,6 @@ import gc
 import random
 import socket
 import struct
-import time
 from typing import TYPE_CHECKING
 
 import pytest
