@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
+
+GC_THRESHOLD = 10_000
+"""Objects made and not yet forgotten until the collector looks at the young ones. A new stream is some hundred."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -65,6 +69,10 @@ def _end_with(parent: int) -> None:
 def _serve(settings: Settings, listener: int, *, on_trial: bool) -> None:
     from gateway.serve import serve_gateway
 
+    # All modules are there now, for good: the collector need not look at them again and again while clients connect.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     serve_gateway(settings, listener, on_trial=on_trial)
 
 
