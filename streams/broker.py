@@ -27,6 +27,7 @@ from streams.errors import (
     MessageNotSendable,
     StreamMissing,
 )
+from streams.intake import TappingParser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -113,6 +114,10 @@ async def connect(
 
 
 class _Client(Client):
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = TappingParser(self)
+
     def abort(self) -> None:
         """Drop the socket and what is unsent. nats-py itself waits for a peer that does not read, and leaves the
         socket open where its own close was cancelled."""

@@ -14,7 +14,9 @@ import nats.errors
 from nats.nuid import NUID
 
 from streams.broker import ApiAnswer, ask_jetstream, heeding_cancellation
+from streams.entry import Entry, judge
 from streams.errors import StreamsError
+from streams.intake import RawMessage, tap, untap
 from streams.log import EVENTS
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from nats.aio.client import Client
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
 HEARTBEAT_SECONDS = 1.0
@@ -32,12 +33,11 @@ SILENCE_SECONDS = 3.0
 """After so long without a word the consumer is taken for gone."""
 
 MAX_BATCH = 512
-"""Messages handed on at a time, so that the event loop gets its turn."""
+"""Entries handed on at a time, so that the event loop gets its turn."""
 
 _INACTIVE_SECONDS = 10  # the server removes a consumer that nobody listens to
 _POLL_SECONDS = 0.25
 _SECOND = 1_000_000_000
-_ACK_PREFIX = "$JS.ACK."
 _names = NUID()
 
 
@@ -49,23 +49,11 @@ class _Created(ApiAnswer):
     num_pending: int = 0
 
 
-class Delivered:
-    """A message of the log with what its acknowledgement subject says of it."""
-
-    __slots__ = ("message", "pending", "sequence", "time")
-
-    def __init__(self, message: Msg, sequence: int, time_ns: int, pending: int) -> None:
-        self.message = message
-        self.sequence = sequence
-        self.time = time_ns / _SECOND
-        self.pending = pending
-
-
 class Consumer:
     """An async context manager: the consumer exists within it.
 
     `after` is the position from which it starts, `filters` the subjects that it reads, all if there are none.
-    `pending` is how many messages were waiting when it was made.
+    `pending` is how many messages were waiting when it was made, and when the last one that was taken was sent.
     """
 
     def __init__(self, client: Client, after: int, filters: Sequence[str]) -> None:
@@ -73,8 +61,10 @@ class Consumer:
         self._after = after
         self._filters = filters
         self._name = _names.next().decode()
-        self._arrived: deque[Msg] = deque()
+        self._arrived: deque[RawMessage] = deque()
         self._wake = asyncio.Event()
+        self._is_waiting = False
+        self._poller: asyncio.TimerHandle | None = None
         self._consumer_sequence = 0
         self._reconnects = 0
         self._abandoned: str | None = None
@@ -86,10 +76,8 @@ class Consumer:
         self._reconnects = self._client.stats["reconnects"]
         inbox = self._client.new_inbox()
         try:
-            # Limits off: what nats-py drops at a limit is lost without a word.
-            self._subscription = await heeding_cancellation(
-                self._client.subscribe(inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
-            )
+            self._subscription = await heeding_cancellation(self._client.subscribe(inbox))
+            tap(self._client, self._subscription, self._arrive)
             created = await ask_jetstream(
                 self._client,
                 f"CONSUMER.CREATE.{EVENTS}.{self._name}",
@@ -103,6 +91,7 @@ class Consumer:
             await self._leave()
             raise
         self.pending = created.num_pending
+        self._poll()
         return self
 
     async def __aexit__(
@@ -115,8 +104,8 @@ class Consumer:
         self._abandoned = reason
         self._wake.set()
 
-    async def next_messages(self) -> list[Delivered]:
-        """What has arrived, at least one message and at most MAX_BATCH; waits for it.
+    async def next_entries(self) -> list[Entry]:
+        """What has arrived, judged: at least one entry and at most MAX_BATCH; waits for it.
 
         What the last call gave is taken as done with: flow control is answered when it is passed.
 
@@ -126,43 +115,46 @@ class Consumer:
         while True:
             if self._abandoned is not None:
                 raise ConsumerLost(self._abandoned)
-            delivered = await self._take()
-            if delivered:
-                return delivered
+            entries = await self._take()
+            if entries:
+                return entries
             await self._wait()
 
-    async def _take(self) -> list[Delivered]:
-        delivered: list[Delivered] = []
-        while self._arrived and len(delivered) < MAX_BATCH:
-            message = self._arrived[0]
-            if message.reply.startswith(_ACK_PREFIX):
-                delivered.append(self._judged(self._arrived.popleft()))
-            elif delivered:
-                break  # a control message speaks of what came before it, which is not done with yet
-            else:
-                await self._control(self._arrived.popleft())
-        return delivered
-
-    def _judged(self, message: Msg) -> Delivered:
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, or the longer form of
-        # NATS ADR-15 with domain and account before the stream and a random token at the end.
-        tokens = message.reply.split(".")
-        at = 5 if len(tokens) == 9 else 7
+    async def _take(self) -> list[Entry]:
+        # Written out in one loop: this is done for each event in the log.
+        arrived, entries, sequence_of_consumer = self._arrived, list[Entry](), self._consumer_sequence
+        pending = b""
         try:
-            sequence, consumer_sequence, time_ns, pending = map(int, tokens[at : at + 4])
+            while arrived and len(entries) < MAX_BATCH:
+                subject, reply, _, body = message = arrived.popleft()
+                # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, or the longer
+                # form of NATS ADR-15 with domain and account before the stream and a random token at the end.
+                tokens = reply.split(b".")
+                if len(tokens) < 9:
+                    if entries:  # a control message speaks of what came before it, which is not done with yet
+                        arrived.appendleft(message)
+                        break
+                    await self._control(message)
+                    continue
+                at = 5 if len(tokens) == 9 else 7
+                sequence_of_consumer += 1
+                if int(tokens[at + 1]) != sequence_of_consumer:
+                    raise ConsumerLost(f"message {sequence_of_consumer} is missing before {int(tokens[at + 1])}")
+                sequence, time, pending = int(tokens[at]), int(tokens[at + 2]) / _SECOND, tokens[at + 3]
+                entries.append(judge(sequence, time, subject.decode("utf-8", "replace"), body))
+            if entries:
+                self._consumer_sequence, self.pending = sequence_of_consumer, int(pending)
         except ValueError as error:
             raise ConsumerLost("an acknowledgement subject that can't be read") from error
-        if consumer_sequence != self._consumer_sequence + 1:
-            raise ConsumerLost(f"message {self._consumer_sequence + 1} is missing before {consumer_sequence}")
-        self._consumer_sequence = consumer_sequence
-        return Delivered(message, sequence, time_ns, pending)
+        return entries
 
-    async def _control(self, message: Msg) -> None:
-        headers = message.headers or {}
-        if headers.get("Status") != "100":
-            raise ConsumerLost(f"the server ended it: {headers.get('Description', 'no reason given')}")
-        if message.reply:  # flow control: the server waits for this answer
-            await self._publish(message.reply)
+    async def _control(self, message: RawMessage) -> None:
+        _, reply, block, _ = message
+        status, description, headers = _read_control(block)
+        if status != "100":
+            raise ConsumerLost(f"the server ended it: {description or 'no reason given'}")
+        if reply:  # flow control: the server waits for this answer
+            await self._publish(reply.decode())
             return
         if stalled := headers.get("Nats-Consumer-Stalled"):
             await self._publish(stalled)
@@ -179,15 +171,19 @@ class Consumer:
             if clock() >= deadline:
                 raise ConsumerLost(f"not a word for {SILENCE_SECONDS:g} s")
             self._wake.clear()
-            try:
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            self._is_waiting = True
+            await self._wake.wait()
 
-    async def _on_message(self, message: Msg) -> None:
-        self._arrived.append(message)
+    def _poll(self) -> None:
+        """Have who waits look around now and then. One timer is cheaper than a time limit for each wait."""
         self._wake.set()
+        self._poller = asyncio.get_running_loop().call_later(_POLL_SECONDS, self._poll)
+
+    def _arrive(self, message: RawMessage) -> None:
+        self._arrived.append(message)
+        if self._is_waiting:
+            self._is_waiting = False
+            self._wake.set()
 
     async def _publish(self, subject: str) -> None:
         try:
@@ -197,6 +193,10 @@ class Consumer:
 
     async def _leave(self) -> None:
         """Remove it at the server if that is easy; an orphan is removed there after a while."""
+        if self._poller is not None:
+            self._poller.cancel()
+        if self._subscription is not None:
+            untap(self._client, self._subscription)
         if self._subscription is None or self._client.is_closed or self._client.is_draining:
             return
         try:
@@ -223,3 +223,12 @@ class Consumer:
             "num_replicas": 1,
             "filter_subjects": list(self._filters),
         }
+
+
+def _read_control(block: bytes) -> tuple[str, str, dict[str, str]]:
+    r"""Status, description and headers of `NATS/1.0 100 Idle Heartbeat\r\nName: value\r\n\r\n` (NATS ADR-4, ADR-9)."""
+    first, *lines = block.decode(errors="replace").split("\r\n")
+    _, _, said = first.partition(" ")
+    status, _, description = said.strip().partition(" ")
+    headers = (line.partition(":") for line in lines if ":" in line)
+    return status, description.strip(), {name: value.strip() for name, _, value in headers}

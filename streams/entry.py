@@ -5,7 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from streams.errors import StreamsError
-from streams.events import AnyEvent, EventError, decode
+from streams.events import AnyEvent, Event, EventError, OrderEvent, decode
+from streams.matrix import KEYS
+from streams.outline import KINDS, outline
+from streams.subjects import order_subject
 
 
 class SubjectMismatch(EventError):
@@ -18,25 +21,55 @@ class SubjectMismatch(EventError):
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """What stands at `sequence` of the log.
 
-    `event` is the event, or None where the body is not one that this version can use; then `problem` says why.
-    `time` is the log's own time in Unix seconds, `size` the body's length in bytes.
+    `kind` is the event's class, or None where the body is not an event that this version can use; then `problem` says
+    why. `order_id` is of order events only, `keys` are what the hub routes them by. `time` is the log's own time in
+    Unix seconds.
     """
 
     sequence: int
     time: float
     subject: str
-    size: int
-    event: AnyEvent | None
+    body: bytes
+    kind: type[Event] | None
+    order_id: str | None = None
+    keys: tuple[str, ...] = ()
     problem: StreamsError | None = None
+
+    @property
+    def event(self) -> AnyEvent | None:
+        """The event, made of the body each time anew: most entries are only routed. None where there is none."""
+        return None if self.kind is None else decode(self.body)
+
+    def order_owner(self) -> tuple[str, str]:
+        """Whose an order's event says that the order is: restaurant id and customer key."""
+        _, restaurant_id, customer_key, _, _ = self.subject.split(".")
+        return restaurant_id, customer_key
+
+
+_KINDS = {outlined: (kind, kind.type_name(), KEYS[kind]) for outlined, kind in KINDS.items()}
 
 
 def judge(sequence: int, time: float, subject: str, body: bytes) -> Entry:
-    """Decode one message of the log. Never raises: what is wrong with it is in the entry."""
+    """Judge one message of the log. Never raises: what is wrong with it is in the entry."""
+    order = outline(body)
+    if order is not None:
+        kind, name, keys = _KINDS[type(order)]
+        order_id, restaurant_id, customer_key = order.order_id, order.restaurant_id, order.customer_key
+        if subject == order_subject(restaurant_id, customer_key, order_id, name):
+            told = keys[order.target](order_id, restaurant_id, customer_key)
+            return Entry(sequence, time, subject, body, kind, order_id, told)
+    return _judge_decoded(sequence, time, subject, body)
+
+
+def _judge_decoded(sequence: int, time: float, subject: str, body: bytes) -> Entry:
     try:
         event = decode(body)
         wanted = event.log_subject()
         if wanted != subject:
             raise SubjectMismatch(subject, wanted)
     except EventError as problem:
-        return Entry(sequence, time, subject, len(body), None, problem)
-    return Entry(sequence, time, subject, len(body), event)
+        return Entry(sequence, time, subject, body, None, problem=problem)
+    if not isinstance(event, OrderEvent):
+        return Entry(sequence, time, subject, body, type(event))
+    keys = KEYS[type(event)][event.target](event.order_id, event.restaurant_id, event.customer_key)
+    return Entry(sequence, time, subject, body, type(event), event.order_id, keys)

@@ -12,15 +12,16 @@ import structlog
 
 from streams.cursor import Cursor
 from streams.entry import Entry
-from streams.events import AnyEvent
-from streams.matrix import Notification, notifications
+from streams.events import decode
+from streams.matrix import notifications
 
 _log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
-# What an entry costs beside its body's length: 1,070 to 1,280 bytes of objects and index by tracemalloc, over 20,000
-# events of 350 bytes, of 3,000 orders and of an order each.
-_ENTRY_COST = 1200
+# What an entry costs beside its body's length: 360 to 500 bytes of objects and index by tracemalloc, over 20,000 events
+# of 350 bytes, of one order and of an order each; and what a frame costs beside its own.
+ENTRY_COST = 440
+_FRAME_COST = 290
 GAP = "stream.gap"
 """The event that stands in for one whose view failed to render."""
 
@@ -41,26 +42,29 @@ class Encoder(Protocol):
         ...
 
 
-class Broadcast:
-    """An entry of the log on its way to subscribers: whom it is for, and the frames that were made of it."""
+class Broadcast(msgspec.Struct, eq=False, gc=False):
+    """An entry of the log on its way to subscribers: `keys` say whom it is for, `blocks` are the frames made of it.
 
-    __slots__ = ("blocks", "event", "held", "notifications", "sequence", "size", "time")
+    It holds the body, which is a third of the event in memory: few events are ever shown.
+    """
 
-    def __init__(self, entry: Entry) -> None:
-        self.sequence = entry.sequence
-        self.time = entry.time
-        self.event: AnyEvent | None = entry.event
-        self.notifications = notifications(entry.event) if entry.event is not None else ()
-        self.size = entry.size + _ENTRY_COST
-        self.held = False
-        self.blocks: dict[str, bytes] | None = None
+    sequence: int
+    time: float
+    body: bytes
+    keys: tuple[str, ...]
+    held: bool = False
+    rendered: int = 0
+    blocks: dict[str, bytes] | None = None
 
-    def notification(self, key: str) -> Notification | None:
-        """What of it is for `key`, if anything."""
-        for notification in self.notifications:
-            if notification.key == key:
-                return notification
-        return None
+    @classmethod
+    def of(cls, entry: Entry) -> Broadcast:
+        """One that no window holds."""
+        return cls(entry.sequence, entry.time, entry.body, entry.keys)
+
+    @property
+    def size(self) -> int:
+        """What it takes in memory, in bytes, `rendered` of them for the frames."""
+        return ENTRY_COST + len(self.body) + self.rendered
 
 
 class Frames:
@@ -73,10 +77,9 @@ class Frames:
 
     def take(self, entry: Entry) -> Broadcast:
         """An entry made ready for the window."""
-        broadcast = Broadcast(entry)
-        broadcast.held = True
-        self.held_bytes += broadcast.size
-        return broadcast
+        body = entry.body
+        self.held_bytes += ENTRY_COST + len(body)
+        return Broadcast(entry.sequence, entry.time, body, entry.keys, True)
 
     def release(self, broadcast: Broadcast) -> None:
         """The window has forgotten it."""
@@ -94,7 +97,7 @@ class Frames:
         """
         if len(keys) == 1:
             return self._last_block(broadcast, keys[0])
-        matching = [key for key in keys if broadcast.notification(key) is not None]
+        matching = [key for key in keys if key in broadcast.keys]
         unmarked = [self._render(broadcast, key, None) for key in matching[:-1]]
         return b"".join([*unmarked, self._last_block(broadcast, matching[-1])])
 
@@ -106,14 +109,15 @@ class Frames:
         if block is None:
             block = blocks[key] = self._render(broadcast, key, self.cursor(broadcast.sequence))
             if broadcast.held:
-                broadcast.size += len(block)
-                self.held_bytes += len(block)
+                broadcast.rendered += _FRAME_COST + len(block)
+                self.held_bytes += _FRAME_COST + len(block)
         return block
 
     def _render(self, broadcast: Broadcast, key: str, cursor: str | None) -> bytes:
-        event, notification = broadcast.event, broadcast.notification(key)
-        if event is None or notification is None:
+        if key not in broadcast.keys:
             raise ValueError(f"entry {broadcast.sequence} has nothing for {key}")
+        event = decode(broadcast.body)
+        (notification,) = [each for each in notifications(event) if each.key == key]
         try:
             data = _json.encode(notification.render(event))  # type: ignore[arg-type]  # order views for order events
             name = notification.name

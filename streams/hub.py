@@ -29,7 +29,7 @@ STALL_SECONDS = 30.0
 """A client that takes nothing for so long, though there is something to take, is given up."""
 
 FAN_OUT_PAUSE = 1000
-"""After so many writes a fan-out lets the event loop do something else."""
+"""After so many subscribers a fan-out lets the event loop do something else."""
 
 _LOOKS = 4  # for progress, within the time that a client may go without
 _log = structlog.get_logger()
@@ -224,28 +224,28 @@ class Hub:
         """
         self.tick()
         previous = self.head
-        by_key: dict[str, list[Broadcast]] = {}
-        for entry in entries:
-            broadcast = self.window.append(entry)
-            for notification in broadcast.notifications:
-                by_key.setdefault(notification.key, []).append(broadcast)
-        written = 0
-        for key, broadcasts in by_key.items():
+        broadcasts = self.window.extend(entries)
+        head, pause, asked = self.head, self.fan_out_pause, 0
+        for key, own in self._watched(broadcasts).items():
             shared: bytes | None = None
-            for subscriber in self._by_key.at(key):
-                if not subscriber.live or subscriber.cursor >= self.head:
-                    continue
-                if len(subscriber.keys) == 1 and subscriber.cursor <= previous:
-                    if shared is None:
-                        shared = self._shared(broadcasts, subscriber.keys)
-                    subscriber.offer(shared, self.head)
-                else:
-                    subscriber.cursor = max(subscriber.cursor, previous)
-                    subscriber.catch_up()
-                written += 1
-                if written % self.fan_out_pause == 0:
+            everyone = self._by_key.at(key)
+            for begin in range(0, len(everyone), pause):
+                now = self.clock()
+                some = everyone[begin : begin + pause]
+                # What is done for each delivery is done here: the less, the better.
+                for subscriber in some:
+                    if subscriber.cursor <= previous and subscriber.live and len(subscriber.keys) == 1:
+                        if shared is None:
+                            shared = self._shared(own, subscriber.keys)
+                        subscriber.offer(shared, head, now)
+                    elif subscriber.live and subscriber.cursor < head:
+                        subscriber.cursor = max(subscriber.cursor, previous)
+                        subscriber.catch_up()
+                asked += len(some)
+                if asked >= pause:
+                    asked = 0
                     yield
-        self.completed = self.head
+        self.completed = head
 
     def revoke(self, fact: str, sequence: int) -> None:
         """The log took back, at `sequence`, what `fact` had allowed: end what was decided before, and remember it."""
@@ -296,6 +296,17 @@ class Hub:
             deadline = min(deadline, subscriber.written_at + self.heartbeat_seconds)
         expires_at = subscriber.grant.expires_at
         return deadline if expires_at is None else min(deadline, expires_at)
+
+    def _watched(self, broadcasts: Iterable[Broadcast]) -> dict[str, list[Broadcast]]:
+        """Those that somebody watches, by key."""
+        by_key: dict[str, list[Broadcast]] = {}
+        watched = self._by_key.texts
+        for broadcast in broadcasts if watched else ():
+            if not watched.isdisjoint(broadcast.keys):
+                for key in broadcast.keys:
+                    if key in watched:
+                        by_key.setdefault(key, []).append(broadcast)
+        return by_key
 
     def _shared(self, broadcasts: Sequence[Broadcast], keys: tuple[str, ...]) -> bytes:
         if len(broadcasts) == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import KeysView
+
     from streams.subscriber import Subscriber
 
 
@@ -38,6 +40,11 @@ class Index:
                 self._of[key] = next(iter(present))
         elif present is subscriber:
             del self._of[key]
+
+    @property
+    def texts(self) -> KeysView[str]:
+        """The texts that have somebody, to be asked often."""
+        return self._of.keys()
 
     def at(self, key: str) -> tuple[Subscriber, ...]:
         """Those at `key` now; later changes don't show in it."""

@@ -10,6 +10,7 @@ from enum import Flag
 from typing import TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from streams.events import (
     Event,
@@ -31,6 +32,7 @@ from streams.events import (
 from streams.topics import order_key, restaurant_key
 from streams.views import View, customer_order, order_status, restaurant_order
 
+Keys: TypeAlias = Callable[[str, str, str], tuple[str, ...]]
 OrderView: TypeAlias = Callable[[OrderEvent, str, str | None], View]
 
 
@@ -79,10 +81,15 @@ MATRIX: dict[type[Event], Row] = {
 }
 # fmt: on
 
-_TARGETS = {
+_TARGETS: dict[NotificationTarget | UnsetType | None, To | None] = {
     NotificationTarget.RESTAURANT: To.RESTAURANT,
     NotificationTarget.CUSTOMER: To.CUSTOMER,
     NotificationTarget.BOTH: To.BOTH,
+    UNSET: None,
+    None: None,
+}
+_TOLD: dict[tuple[type[Event], NotificationTarget | UnsetType | None], To] = {
+    (kind, target): row.to if to is None else to for kind, row in MATRIX.items() for target, to in _TARGETS.items()
 }
 
 
@@ -102,10 +109,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
 
 def notifications(event: Event) -> tuple[Notification, ...]:
     """Whom the event is for; the views are made later, and only for topics that somebody watches."""
-    row = MATRIX[type(event)]
     if not isinstance(event, OrderEvent):
         return ()
-    to = _TARGETS[event.target] if event.target else row.to
+    row, to = MATRIX[type(event)], _TOLD[type(event), event.target]
     found = []
     if To.RESTAURANT in to:
         key = restaurant_key(event.restaurant_id)
@@ -114,6 +120,24 @@ def notifications(event: Event) -> tuple[Notification, ...]:
         key = order_key(event.order_id, event.restaurant_id, event.customer_key)
         found.append(Notification(key, f"orders/{event.order_id}", row.name, row.status, row.customer_view))
     return tuple(found)
+
+
+# Of order id, restaurant id and customer key.
+_KEYS_FOR: dict[To, Keys] = {
+    To.NOBODY: lambda *_: (),
+    To.RESTAURANT: lambda _, restaurant_id, __: (restaurant_key(restaurant_id),),
+    To.CUSTOMER: lambda *order: (order_key(*order),),
+    To.BOTH: lambda order_id, restaurant_id, customer_key: (
+        restaurant_key(restaurant_id),
+        order_key(order_id, restaurant_id, customer_key),
+    ),
+}
+
+KEYS: dict[type[Event], dict[NotificationTarget | UnsetType | None, Keys]] = {
+    kind: {target: _KEYS_FOR[_TOLD[kind, target]] for target in _TARGETS} for kind in MATRIX
+}
+"""What makes the keys of an order event's `notifications` of order id, restaurant id and customer key, by the event's
+class and target. They are asked of everything in the log, so they are told without the event."""
 
 
 def status_after(event: Event) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from streams.events import OrderEvent, Role, StaffAssigned, StaffEvent, StaffRevoked
+from streams.events import Role, StaffAssigned, StaffEvent, StaffRevoked
 from streams.snapshots import OrderOwner, Standing
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ class Overlay:
     def apply(self, entry: Entry) -> str | None:
         """Take the next entry. Returns the name of the fact that it takes back, if it does."""
         self.head = entry.sequence
-        event = entry.event
-        if isinstance(event, OrderEvent):
-            if event.order_id not in self._owners:
-                owner = OrderOwner(event.restaurant_id, event.customer_key)
-                self._owners[event.order_id] = (entry.sequence, owner)
-                for waiting in self._waiting.pop(event.order_id, ()):
+        order_id = entry.order_id
+        if order_id is not None:
+            if order_id not in self._owners:
+                owner = OrderOwner(*entry.order_owner())
+                self._owners[order_id] = (entry.sequence, owner)
+                for waiting in self._waiting.pop(order_id, ()):
                     if not waiting.done():
                         waiting.set_result(owner)
-        elif isinstance(event, StaffEvent):
+        elif isinstance(event := entry.event, StaffEvent):
             fact = staff_fact(event.restaurant_id, event.subject_key)
             self._standings.pop(fact, None)
             if isinstance(event, StaffAssigned | StaffRevoked):

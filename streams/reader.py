@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from streams.consumer import Consumer, ConsumerLost, Delivered
-from streams.entry import Entry, judge
+from streams.consumer import Consumer, ConsumerLost
+from streams.entry import Entry
 from streams.errors import StreamsError
 
 if TYPE_CHECKING:
@@ -145,13 +145,14 @@ class Reader:
                     if consumer.pending == 0:
                         yield Batch([], 0)
                     while True:
-                        delivered = await consumer.next_messages()
-                        contiguous = self._contiguous(delivered)
+                        entries = await consumer.next_entries()
+                        contiguous = self._contiguous(entries)
                         if contiguous:
                             self._failures = 0
-                            yield self._batch(contiguous)
-                        if len(contiguous) < len(delivered):
-                            self._suspect_hole(delivered[len(contiguous)].sequence)
+                            self.position, self.time = contiguous[-1].sequence, contiguous[-1].time
+                            yield Batch(contiguous, consumer.pending)
+                        if len(contiguous) < len(entries):
+                            self._suspect_hole(entries[len(contiguous)].sequence)
             except PlaceLost:
                 raise
             except ConsumerLost as lost:
@@ -167,22 +168,14 @@ class Reader:
         if self._consumer is not None:
             self._consumer.abandon("the place is checked again")
 
-    def _contiguous(self, delivered: list[Delivered]) -> list[Delivered]:
-        """As many of the messages as follow the position without a hole; with filters holes are meant to be."""
+    def _contiguous(self, entries: list[Entry]) -> list[Entry]:
+        """As many of the entries as follow the position without a hole; with filters holes are meant to be."""
         if self._filters:
-            return delivered
+            return entries
         expected = self.position + 1
-        if delivered[-1].sequence == expected + len(delivered) - 1:
-            return delivered
-        return [each for index, each in enumerate(delivered) if each.sequence == expected + index]
-
-    def _batch(self, delivered: list[Delivered]) -> Batch:
-        last = delivered[-1]
-        self.position, self.time = last.sequence, last.time
-        return Batch(
-            [judge(each.sequence, each.time, each.message.subject, each.message.data) for each in delivered],
-            last.pending,
-        )
+        if entries[-1].sequence == expected + len(entries) - 1:
+            return entries
+        return [each for index, each in enumerate(entries) if each.sequence == expected + index]
 
     def _suspect_hole(self, found: int) -> None:
         """Retention may have moved since the check; the next check finds out. A hole is there the second time, too."""

@@ -61,7 +61,7 @@ async def read_page(client: Client, log: Log, wanted: Wanted, fence: int, *, lim
     upto = fence
     async with aclosing(reader.batches()) as batches:
         async for batch in batches:
-            found.extend(Broadcast(entry) for entry in batch.entries if entry.sequence <= fence)
+            found.extend(Broadcast.of(entry) for entry in batch.entries if entry.sequence <= fence)
             if reader.position >= fence:
                 break
             if len(found) >= limit:

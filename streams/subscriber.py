@@ -174,15 +174,16 @@ class Subscriber:
 
         A subject holds events that are not for every topic fed by it, so the page is sifted here.
         """
-        self.take([each for each in broadcasts if any(each.notification(key) for key in self.keys)])
+        self.take([each for each in broadcasts if any(key in each.keys for key in self.keys)])
         if not (self.paused or self.closed):
             self.cursor = max(self.cursor, min(upto, self.hub.head))
             self.catch_up()
 
-    def offer(self, data: bytes, upto: int) -> None:
+    def offer(self, data: bytes, upto: int, now: float) -> None:
         """Write bytes that are the same for every live subscriber of one key: all that is for it up to `upto`."""
         self.cursor = upto
-        self._write(data)
+        self.written_at = now
+        self.connection.write(data)
 
     def heartbeat(self) -> None:
         """Move the client's last event id to where it stands, firing no event."""

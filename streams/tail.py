@@ -170,18 +170,18 @@ class Tail:
 
     async def _dispatch(self, entries: list[Entry]) -> None:
         """Facts take effect between what stands before them and what stands after them."""
-        begin = 0
+        begin, apply = 0, self._facts.overlay.apply
         for index, entry in enumerate(entries):
             if entry.problem is not None:
                 self._skip(entry)
-            if isinstance(entry.event, StaffEvent):
+            if entry.order_id is None and isinstance(entry.event, StaffEvent):
                 await self._fan_out(entries[begin:index])
                 begin = index
-                taken_back = self._facts.overlay.apply(entry)
+                taken_back = apply(entry)
                 if taken_back is not None:
                     self._hub.revoke(taken_back, entry.sequence)
             else:
-                self._facts.overlay.apply(entry)
+                apply(entry)
         await self._fan_out(entries[begin:])
 
     async def _fan_out(self, entries: list[Entry]) -> None:

@@ -7,6 +7,7 @@ that topic, and the subjects on which they stand.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -63,6 +64,7 @@ class Feed(msgspec.Struct, frozen=True, gc=False):
     filter: str
 
 
+@lru_cache(maxsize=16_384)  # the window holds it for each of a restaurant's events
 def restaurant_key(restaurant_id: str) -> str:
     """The routing key of a restaurant's topic: the topic itself."""
     return f"restaurants/{restaurant_id}"

@@ -7,42 +7,65 @@ It is bounded by a number of entries and by bytes; what falls out at the front i
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Iterator, Sequence
-from heapq import merge
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from streams.entry import Entry
-from streams.frames import Broadcast, Frames
-
-_sequence = attrgetter("sequence")
+from streams.frames import ENTRY_COST, Broadcast, Frames
 
 DEFAULT_MAX_ENTRIES = 100_000
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 
+SEGMENT_ENTRIES = 1024
+"""Memory is given back by so many entries at once: to look each one up again, long after it was made, costs as much as
+to take it in. A segment also ends at a sixty-fourth of the window's bytes."""
 
-class _Lane:
-    """The broadcasts of one routing key, oldest first; the front moves on without shifting the rest each time."""
+_sequence = attrgetter("sequence")
+_time = attrgetter("time")
+_first = attrgetter("first")
 
-    __slots__ = ("broadcasts", "start")
 
-    def __init__(self) -> None:
+class _Segment:
+    """Broadcasts from the sequence `first` on, all of them and by routing key.
+
+    A key that has one only has it by itself; most orders do.
+    """
+
+    __slots__ = ("broadcasts", "bytes_left", "first", "lanes")
+
+    def __init__(self, first: int, max_bytes: int) -> None:
+        self.first = first
+        self.bytes_left = max_bytes
         self.broadcasts: list[Broadcast] = []
-        self.start = 0
+        self.lanes: dict[str, Broadcast | list[Broadcast]] = {}
 
-    def drop_first(self) -> bool:
-        """Forget the oldest one; whether none is left."""
-        self.start += 1
-        if self.start == len(self.broadcasts):
-            return True
-        if self.start > 32 and self.start * 2 > len(self.broadcasts):
-            del self.broadcasts[: self.start]
-            self.start = 0
-        return False
+    def add(self, broadcast: Broadcast) -> None:
+        self.bytes_left -= ENTRY_COST + len(broadcast.body)
+        self.broadcasts.append(broadcast)
+        lanes = self.lanes
+        for key in broadcast.keys:
+            present = lanes.get(key)
+            if present is None:
+                lanes[key] = broadcast
+            elif isinstance(present, list):
+                present.append(broadcast)
+            else:
+                lanes[key] = [present, broadcast]
 
-    def after(self, sequence: int) -> int:
-        """The index of the first one past `sequence`."""
-        return bisect_right(self.broadcasts, sequence, lo=self.start, key=_sequence)
+    def after(self, keys: Sequence[str], sequence: int) -> list[Broadcast]:
+        """Those for any of `keys` past `sequence`, in order, each once."""
+        if len(keys) == 1:
+            return self._lane_after(keys[0], sequence)
+        found = {each.sequence: each for key in keys for each in self._lane_after(key, sequence)}
+        return [found[each] for each in sorted(found)]
+
+    def _lane_after(self, key: str, sequence: int) -> list[Broadcast]:
+        lane = self.lanes.get(key)
+        if lane is None:
+            return []
+        if isinstance(lane, list):
+            return lane[bisect_right(lane, sequence, key=_sequence) :]
+        return [lane] if lane.sequence > sequence else []
 
 
 class Window:
@@ -58,17 +81,18 @@ class Window:
         *,
         max_entries: int = DEFAULT_MAX_ENTRIES,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        segment_entries: int = SEGMENT_ENTRIES,
     ) -> None:
         self.frames = frames
         self.floor = floor
         self.head = floor
         self.max_entries = max_entries
         self.max_bytes = max_bytes
-        self._broadcasts: deque[Broadcast] = deque()
-        self._lanes: dict[str, _Lane] = {}
+        self._segment_entries = segment_entries
+        self._segments: list[_Segment] = []  # they follow one another; the first one may begin at or below the floor
 
     def __len__(self) -> int:
-        return len(self._broadcasts)
+        return self.head - self.floor
 
     @property
     def size(self) -> int:
@@ -76,20 +100,34 @@ class Window:
         return self.frames.held_bytes
 
     def append(self, entry: Entry) -> Broadcast:
-        """Take the next entry of the log; forget the oldest ones where the window is full."""
-        if entry.sequence != self.head + 1:
-            raise ValueError(f"the window is at {self.head}, and the next entry is {entry.sequence}")
-        broadcast = self.frames.take(entry)
-        self.head = entry.sequence
-        self._broadcasts.append(broadcast)
-        for notification in broadcast.notifications:
-            lane = self._lanes.get(notification.key)
-            if lane is None:
-                lane = self._lanes[notification.key] = _Lane()
-            lane.broadcasts.append(broadcast)
-        while len(self._broadcasts) > self.max_entries or self.frames.held_bytes > self.max_bytes:
-            self._forget_oldest()
-        return broadcast
+        """`extend` by one."""
+        return self.extend((entry,))[0]
+
+    def extend(self, entries: Iterable[Entry]) -> list[Broadcast]:
+        """Take the next entries of the log; forget the oldest ones where the window is full.
+
+        Raises:
+            ValueError: an entry does not follow the one before. Those before it are taken.
+        """
+        frames, max_entries, max_bytes = self.frames, self.max_entries, self.max_bytes
+        most, segment = self._segment_entries, self._segments[-1] if self._segments else None
+        taken: list[Broadcast] = []
+        for entry in entries:
+            sequence = entry.sequence
+            if sequence != self.head + 1:
+                raise ValueError(f"the window is at {self.head}, and the next entry is {sequence}")
+            if segment is None or segment.bytes_left <= 0 or len(segment.broadcasts) >= most:
+                segment = _Segment(sequence, max_bytes // 64)
+                self._segments.append(segment)
+            broadcast = frames.take(entry)
+            segment.add(broadcast)
+            taken.append(broadcast)
+            self.head = sequence
+            while sequence - self.floor > max_entries or frames.held_bytes > max_bytes:
+                self._forget_oldest()
+                if not self._segments:
+                    segment = None
+        return taken
 
     def covers(self, sequence: int) -> bool:
         """Whether the window can say all that followed `sequence`, if anything did."""
@@ -97,16 +135,13 @@ class Window:
 
     def after(self, keys: Sequence[str], sequence: int, limit: int) -> Sequence[Broadcast]:
         """The first `limit` broadcasts for any of `keys` past `sequence`, in the log's order, each once."""
-        if len(keys) == 1:
-            return list(self._lane_after(keys[0], sequence, limit))
         found: list[Broadcast] = []
-        lanes = (self._lane_after(key, sequence, limit) for key in keys)
-        for broadcast in merge(*lanes, key=_sequence):
-            if found and found[-1] is broadcast:
-                continue
-            if len(found) == limit:
-                break
-            found.append(broadcast)
+        sequence = max(sequence, self.floor)
+        if sequence < self.head:
+            for index in range(bisect_right(self._segments, sequence + 1, key=_first) - 1, len(self._segments)):
+                found += self._segments[index].after(keys, sequence)
+                if len(found) >= limit:
+                    return found[:limit]
         return found
 
     def first_at_or_after(self, time: float) -> int | None:
@@ -114,22 +149,20 @@ class Window:
 
         None where the answer may lie before the window, or after its end.
         """
-        if not self._broadcasts or self._broadcasts[0].time >= time:
+        if not len(self) or self._at(self.floor + 1).time >= time:
             return None
-        index = bisect_left(self._broadcasts, time, key=attrgetter("time"))
-        return self._broadcasts[index].sequence if index < len(self._broadcasts) else None
+        sequences = range(self.floor + 1, self.head + 1)
+        index = bisect_left(sequences, time, key=lambda sequence: self._at(sequence).time)
+        return sequences[index] if index < len(sequences) else None
 
-    def _lane_after(self, key: str, sequence: int, limit: int) -> Iterator[Broadcast]:
-        lane = self._lanes.get(key)
-        if lane is None:
-            return iter(())
-        begin = lane.after(sequence)
-        return iter(lane.broadcasts[begin : begin + limit])
+    def _at(self, sequence: int) -> Broadcast:
+        segment = self._segments[bisect_right(self._segments, sequence, key=_first) - 1]
+        return segment.broadcasts[sequence - segment.first]
 
     def _forget_oldest(self) -> None:
-        oldest = self._broadcasts.popleft()
-        self.floor = oldest.sequence
-        for notification in oldest.notifications:
-            if self._lanes[notification.key].drop_first():
-                del self._lanes[notification.key]
-        self.frames.release(oldest)
+        segment = self._segments[0]
+        self.floor += 1
+        index = self.floor - segment.first
+        self.frames.release(segment.broadcasts[index])
+        if index == len(segment.broadcasts) - 1:
+            del self._segments[0]

@@ -94,8 +94,8 @@ async def _tail(settings: Settings, topic: Topic, cursor: str | None, since: flo
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for entry in batch.entries:
-                    broadcast = Broadcast(entry)
-                    if broadcast.notification(feed.key) is not None:
+                    broadcast = Broadcast.of(entry)
+                    if feed.key in broadcast.keys:
                         click.echo(frames.of(broadcast, (feed.key,)))
 
 

@@ -25,7 +25,7 @@ SUBJECT = "orders.r1.c1.o1.OrderAccepted"
 
 def test_event_under_its_own_subject_is_an_entry_without_a_problem() -> None:
     entry = judge(7, 1234.5, SUBJECT, BODY)
-    assert (entry.sequence, entry.time, entry.subject, entry.size) == (7, 1234.5, SUBJECT, len(BODY))
+    assert (entry.sequence, entry.time, entry.subject, entry.body) == (7, 1234.5, SUBJECT, BODY)
     assert isinstance(entry.event, OrderAccepted)
     assert entry.problem is None
 
@@ -77,7 +77,7 @@ def test_alias_stands_under_its_own_name() -> None:
 def test_body_that_is_no_event_is_an_entry_with_its_problem(body: bytes, problem: type[EventError]) -> None:
     entry = judge(7, 1.0, SUBJECT, body)
     assert type(entry.problem) is problem
-    assert entry == Entry(7, 1.0, SUBJECT, len(body), None, entry.problem)
+    assert entry == Entry(7, 1.0, SUBJECT, body, None, problem=entry.problem)
 
 
 BODIES = st.binary(max_size=60) | st.builds(
@@ -89,4 +89,4 @@ BODIES = st.binary(max_size=60) | st.builds(
 def test_judging_never_raises_and_an_entry_has_an_event_or_a_problem(subject: str, body: bytes) -> None:
     entry = judge(1, 0.0, subject, body)
     assert (entry.event is None) == isinstance(entry.problem, EventError)
-    assert (entry.sequence, entry.subject, entry.size) == (1, subject, len(body))
+    assert (entry.sequence, entry.subject, entry.body) == (1, subject, body)

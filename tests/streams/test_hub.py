@@ -95,7 +95,7 @@ def test_client_behind_the_window_asks_for_a_replay_and_takes_a_page_once() -> N
     subscriber, connection = delivery.subscribe(R1, at=0)
     assert delivery.behind == [subscriber]
     assert subscriber.position == 0
-    page = [Broadcast(entry) for entry in entries[:2]]
+    page = [Broadcast.of(entry) for entry in entries[:2]]
     subscriber.accept(page, 2)
     subscriber.accept(page, 2)
     assert subscriber.live
@@ -106,7 +106,7 @@ def test_page_that_reads_ahead_of_the_tail_is_cut_at_the_dispatched_position() -
     delivery = Delivery(max_entries=1)
     delivery.dispatch(order_entry(1), order_entry(2))
     subscriber, connection = delivery.subscribe(R1, at=0)
-    subscriber.accept([Broadcast(order_entry(sequence)) for sequence in (1, 2, 3)], 9)
+    subscriber.accept([Broadcast.of(order_entry(sequence)) for sequence in (1, 2, 3)], 9)
     assert subscriber.position == 2
     connection.taken()
     delivery.dispatch(order_entry(3))

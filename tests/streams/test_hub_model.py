@@ -278,7 +278,7 @@ class Delivery(RuleBasedStateMachine):
             for entry in self.log[max(after, self.first - 1) : fence]
             if any(covers(each, entry.subject) for each in subscriber.filters)
         ]
-        page = [Broadcast(entry) for entry in matching[:limit]]
+        page = [Broadcast.of(entry) for entry in matching[:limit]]
         upto = page[-1].sequence if len(matching) > limit else fence
         if after + 1 < self.first:
             subscriber.close(End.LAGGED)

@@ -235,11 +235,11 @@ def test_gap_says_which_event_on_which_topic_and_nothing_else(name: str, monkeyp
         raise RuntimeError(f"{event} {topic} {status}")
 
     monkeypatch.setitem(MATRIX, EVENT_TYPES[name], Row(MATRIX[EVENT_TYPES[name]].to, "Receive", "x", broken, broken))
-    broadcast = Broadcast(judge(7, 0.0, decode(body).log_subject(), body))
+    broadcast = Broadcast.of(judge(7, 0.0, decode(body).log_subject(), body))
     frames = Frames("e", SseEncoder())
     event_id, order, restaurant = (markers.of[path] for path in ("/eventId", "/orderId", "/restaurantId"))
     with capture_logs() as logs:
-        sent = {each.topic: frames.of(broadcast, (each.key,)).decode() for each in broadcast.notifications}
+        sent = {each.topic: frames.of(broadcast, (each.key,)).decode() for each in notifications(decode(body))}
     assert sent == {
         topic: f'event: stream.gap\ndata: {{"eventId":"{event_id}","topic":"{topic}"}}\nid: e-7\n\n'
         for topic in (f"restaurants/{restaurant}", f"orders/{order}")

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pytest
 
 from streams.events import EVENT_TYPES, Event, OrderEvent, decode
-from streams.matrix import MATRIX, To, notifications, status_after
+from streams.matrix import KEYS, MATRIX, To, notifications, status_after
 from streams.subjects import identity_key
 
 RESTAURANT, CUSTOMER = "restaurants/r1", "orders/o1"
@@ -75,6 +75,19 @@ def test_order_event_goes_to_its_audiences_under_its_name(name: str, target: str
 def test_order_event_is_routed_by_restaurant_and_by_order_with_its_owners(name: str, customer: str) -> None:
     keys = [(each.topic, each.key) for each in notifications(event_of(name, customer=customer))]
     assert keys == [(RESTAURANT, "restaurants/r1"), (CUSTOMER, f"orders/o1@r1.{identity_key(customer)}")]
+
+
+@pytest.mark.parametrize("customer", ["c1", "auth0|5f"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", TOLD)
+def test_keys_that_are_told_without_the_event_are_those_of_its_notifications(
+    name: str, target: str | None, customer: str
+) -> None:
+    event = event_of(name, target, customer)
+    assert isinstance(event, OrderEvent)
+    assert KEYS[type(event)][event.target](event.order_id, event.restaurant_id, event.customer_key) == tuple(
+        each.key for each in notifications(event)
+    )
 
 
 @pytest.mark.parametrize("target", TARGETS)

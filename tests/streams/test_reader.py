@@ -109,6 +109,18 @@ async def test_what_is_no_event_is_an_entry_with_a_reason(log_server: EmbeddedNa
             assert all(entry.problem for entry in reader.entries[:2])
 
 
+async def test_subject_that_is_no_text_is_an_entry_with_a_reason(log_server: EmbeddedNats) -> None:
+    async with client(log_server, "gateway") as nc:
+        assert nc._transport is not None
+        nc._transport.write(b"PUB orders.r1.c1.\xff.OrderAccepted 2\r\n{}\r\n")
+        await append_order(nc, "good")
+        async with following(nc) as reader:
+            await eventually(lambda: len(reader.entries) == 2)
+            assert reader.entries[0].problem is not None
+            assert reader.entries[0].subject == "orders.r1.c1.\ufffd.OrderAccepted"
+            assert reader.event_ids() == ["good"]
+
+
 async def test_retention_past_the_position_is_told(nats_server: EmbeddedNats) -> None:
     async with client(nats_server, "admin") as admin:
         await provision(admin, SMALL)

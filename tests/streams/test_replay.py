@@ -127,7 +127,7 @@ def at_three() -> Delivery:
 
 
 def whole() -> Page:
-    return Page([Broadcast(order_entry(sequence)) for sequence in (1, 2, 3)], 3)
+    return Page([Broadcast.of(order_entry(sequence)) for sequence in (1, 2, 3)], 3)
 
 
 async def test_clients_that_need_the_same_share_one_page() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.sse import SseEncoder
 from streams.entry import Entry, judge
-from streams.frames import Frames
+from streams.frames import Broadcast, Frames
 from streams.topics import order_feed, restaurant_feed
 from streams.window import Window
 from tests.support.delivery import order_entry
@@ -65,8 +65,19 @@ APPENDED = st.builds(
 HISTORIES = st.lists(APPENDED, max_size=40)
 
 
-def new_window(floor: int = 0, *, max_entries: int = 1000, max_bytes: int = 1 << 30) -> Window:
-    return Window(Frames("e", SseEncoder()), floor, max_entries=max_entries, max_bytes=max_bytes)
+SEGMENTS = st.sampled_from([1, 3, 1024])
+
+
+def new_window(
+    floor: int = 0, *, max_entries: int = 1000, max_bytes: int = 1 << 30, segment_entries: int = 1024
+) -> Window:
+    return Window(
+        Frames("e", SseEncoder()),
+        floor,
+        max_entries=max_entries,
+        max_bytes=max_bytes,
+        segment_entries=segment_entries,
+    )
 
 
 def fill(window: Window, history: list[Appended]) -> dict[int, tuple[float, Appended]]:
@@ -79,16 +90,16 @@ def fill(window: Window, history: list[Appended]) -> dict[int, tuple[float, Appe
         log[sequence] = time, each
         broadcast = window.append(each.entry(sequence, time))
         if each.rendered:
-            for notification in broadcast.notifications:
-                window.frames.of(broadcast, (notification.key,))
+            for key in broadcast.keys:
+                window.frames.of(broadcast, (key,))
     return log
 
 
-@given(HISTORIES, st.integers(0, 1_000_000), st.integers(1, 50), st.sampled_from([1, 3_000, 20_000, 1 << 30]))
+@given(HISTORIES, st.integers(0, 1_000_000), st.integers(1, 50), st.sampled_from([1, 3_000, 20_000, 1 << 30]), SEGMENTS)
 def test_window_holds_the_longest_recent_past_within_its_bounds(
-    history: list[Appended], floor: int, max_entries: int, max_bytes: int
+    history: list[Appended], floor: int, max_entries: int, max_bytes: int, segment_entries: int
 ) -> None:
-    window = new_window(floor, max_entries=max_entries, max_bytes=max_bytes)
+    window = new_window(floor, max_entries=max_entries, max_bytes=max_bytes, segment_entries=segment_entries)
     sizes: list[int] = []  # of all that is held
     for each in history:
         broadcast = window.append(each.entry(window.head + 1, 0.0))
@@ -96,8 +107,8 @@ def test_window_holds_the_longest_recent_past_within_its_bounds(
         while len(sizes) > max_entries or sum(sizes) > max_bytes:
             del sizes[0]
         if each.rendered and sizes:
-            for notification in broadcast.notifications:
-                window.frames.of(broadcast, (notification.key,))
+            for key in broadcast.keys:
+                window.frames.of(broadcast, (key,))
             sizes[-1] = broadcast.size
         assert (len(window), window.size) == (len(sizes), sum(sizes))
     assert window.head == floor + len(history)
@@ -107,11 +118,11 @@ def test_window_holds_the_longest_recent_past_within_its_bounds(
     ]
 
 
-@given(HISTORIES, st.integers(1, 50), SOME_KEYS, st.integers(1, 5))
+@given(HISTORIES, st.integers(1, 50), SOME_KEYS, st.integers(1, 5), SEGMENTS)
 def test_what_followed_a_position_for_some_keys_is_in_the_logs_order_and_each_once(
-    history: list[Appended], max_entries: int, keys: tuple[str, ...], limit: int
+    history: list[Appended], max_entries: int, keys: tuple[str, ...], limit: int, segment_entries: int
 ) -> None:
-    window = new_window(max_entries=max_entries)
+    window = new_window(max_entries=max_entries, segment_entries=segment_entries)
     log = fill(window, history)
     for position in range(window.floor, window.head + 2):
         wanted = [sequence for sequence in log if sequence > position and log[sequence][1].keys() & set(keys)]
@@ -119,11 +130,11 @@ def test_what_followed_a_position_for_some_keys_is_in_the_logs_order_and_each_on
         assert [each.sequence for each in window.after(keys, position, 100)] == wanted
 
 
-@given(HISTORIES, st.integers(1, 50))
+@given(HISTORIES, st.integers(1, 50), SEGMENTS)
 def test_first_entry_at_or_after_a_time_is_told_where_the_window_can_know(
-    history: list[Appended], max_entries: int
+    history: list[Appended], max_entries: int, segment_entries: int
 ) -> None:
-    window = new_window(max_entries=max_entries)
+    window = new_window(max_entries=max_entries, segment_entries=segment_entries)
     log = fill(window, history)
     held = [(sequence, log[sequence][0]) for sequence in range(window.floor + 1, window.head + 1)]
     for time in {at + shift for at, _ in log.values() for shift in (-0.25, 0.0, 0.25)} | {0.0}:
@@ -132,14 +143,29 @@ def test_first_entry_at_or_after_a_time_is_told_where_the_window_can_know(
         assert window.first_at_or_after(time) == (later[0] if earlier and later else None)
 
 
-def test_busy_key_keeps_its_order_and_no_more_than_the_window_while_the_window_moves_on() -> None:
-    window = new_window(max_entries=20)
+def test_window_that_moves_on_keeps_its_order_and_hardly_more_than_it_covers() -> None:
+    window = new_window(max_entries=20, segment_entries=8)
     for sequence in range(1, 500):
         window.append(order_entry(sequence))
         recent = list(range(max(sequence - 20, 0) + 1, sequence + 1))
         for key in (KEYS[0], KEYS[2]):
             assert [each.sequence for each in window.after((key,), window.floor, 100)] == recent
-            assert len(window._lanes[key].broadcasts) <= 20 + 33
+        assert len(kept(window)) < 20 + 8
+
+
+@pytest.mark.parametrize("size", [100, 50_000])
+def test_what_is_forgotten_and_still_in_memory_is_a_small_part_of_the_windows_bytes(size: int) -> None:
+    window = new_window(max_entries=1_000_000, max_bytes=4_000_000)
+    body = b"{}".ljust(size)
+    while window.head < 10 or window.floor < 2 * len(window):
+        window.append(judge(window.head + 1, 0.0, "orders.r1.c1.o1.OrderAccepted", body))
+    assert window.size <= 4_000_000
+    assert sum(broadcast.size for broadcast in kept(window)) <= 4_000_000 + 4_000_000 // 64 + 2 * size
+
+
+def kept(window: Window) -> list[Broadcast]:
+    """All that is in memory."""
+    return [broadcast for segment in window._segments for broadcast in segment.broadcasts]
 
 
 @given(HISTORIES)
@@ -149,7 +175,7 @@ def test_window_that_has_forgotten_everything_counts_no_bytes(history: list[Appe
     window.max_entries = 0
     window.append(order_entry(window.head + 1))
     assert (len(window), window.size, window.floor) == (0, 0, window.head)
-    assert not window._lanes
+    assert not window._segments
 
 
 @pytest.mark.parametrize("wrong", [-1, 0, 5, 6, 8, 100])
