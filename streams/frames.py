@@ -45,7 +45,7 @@ class Encoder(Protocol):
 class Broadcast(msgspec.Struct, eq=False, gc=False):
     """An entry of the log on its way to subscribers: `keys` say whom it is for, `blocks` are the frames made of it.
 
-    It holds the body, which is a third of the event in memory: few events are ever shown.
+    It holds the body, which takes half as much memory as the event: few events are ever shown.
     """
 
     sequence: int

@@ -232,12 +232,14 @@ class Hub:
             for begin in range(0, len(everyone), pause):
                 now = self.clock()
                 some = everyone[begin : begin + pause]
-                # What is done for each delivery is done here: the less, the better.
+                # What is done for each delivery is done here, without a further call: the less, the better.
                 for subscriber in some:
                     if subscriber.cursor <= previous and subscriber.live and len(subscriber.keys) == 1:
                         if shared is None:
                             shared = self._shared(own, subscriber.keys)
-                        subscriber.offer(shared, head, now)
+                        subscriber.cursor = head
+                        subscriber.written_at = now
+                        subscriber.connection.write(shared)
                     elif subscriber.live and subscriber.cursor < head:
                         subscriber.cursor = max(subscriber.cursor, previous)
                         subscriber.catch_up()

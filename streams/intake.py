@@ -24,6 +24,7 @@ RawMessage: TypeAlias = tuple[bytes, bytes, bytes, bytes]
 
 Take: TypeAlias = Callable[[RawMessage], None]
 
+
 class TappingParser(Parser):
     """nats-py's parser, given whole operations only. Messages of a subscription in `taps`, by its id, it never sees."""
 

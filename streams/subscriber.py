@@ -147,7 +147,7 @@ class Subscriber:
     def take(self, broadcasts: Sequence[Broadcast]) -> None:
         """Write those past the cursor and up to the dispatched position; stop where the client stops reading.
 
-        Every byte of event that a subscriber is sent goes through here, or through `offer` when it is live.
+        Every byte of event that a subscriber is sent goes through here, or through `Hub.dispatch` when it is live.
         """
         hub = self.hub
         index = 0
@@ -178,12 +178,6 @@ class Subscriber:
         if not (self.paused or self.closed):
             self.cursor = max(self.cursor, min(upto, self.hub.head))
             self.catch_up()
-
-    def offer(self, data: bytes, upto: int, now: float) -> None:
-        """Write bytes that are the same for every live subscriber of one key: all that is for it up to `upto`."""
-        self.cursor = upto
-        self.written_at = now
-        self.connection.write(data)
 
     def heartbeat(self) -> None:
         """Move the client's last event id to where it stands, firing no event."""

@@ -19,7 +19,7 @@ from streams.events import StaffEvent, UnknownEventType
 from streams.reader import HoleInLog, PlaceLost, PositionExpired, Reader, check_place
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from nats.aio.client import Client
 
@@ -30,10 +30,25 @@ if TYPE_CHECKING:
     from streams.projection import Position
     from streams.window import Window
 
+DISPATCH_BYTES = 64 * 1024
+"""Of bodies, dispatched at a time: what is dispatched together is one write, and a slow client keeps the rest of it."""
+
 _RETRY_SECONDS = 0.5
 _WATCH_SECONDS = 1.0
 
 _log = structlog.get_logger()
+
+
+def portions(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """The entries in order, as many at a time as have about DISPATCH_BYTES, one at least."""
+    begin = size = 0
+    for index, entry in enumerate(entries):
+        size += len(entry.body)
+        if size >= DISPATCH_BYTES:
+            yield entries[begin : index + 1]
+            begin, size = index + 1, 0
+    if begin < len(entries):
+        yield entries[begin:]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -185,8 +200,8 @@ class Tail:
         await self._fan_out(entries[begin:])
 
     async def _fan_out(self, entries: list[Entry]) -> None:
-        if entries:
-            for _ in self._hub.dispatch(entries):
+        for portion in portions(entries):
+            for _ in self._hub.dispatch(portion):
                 await asyncio.sleep(0)
 
     def _skip(self, entry: Entry) -> None:
