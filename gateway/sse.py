@@ -50,7 +50,10 @@ def block(
     if event is not None:
         lines.append(b"event: %b\n" % _field("event", event))
     if data is not None:
-        lines.extend(b"data: %b\n" % line for line in _LINE_END.split(data))
+        if b"\n" in data or b"\r" in data:
+            lines.extend(b"data: %b\n" % line for line in _LINE_END.split(data))
+        else:
+            lines.append(b"data: %b\n" % data)
     if cursor is not None:
         lines.append(b"id: %b\n" % _field("id", cursor))
     if not lines:

@@ -124,8 +124,9 @@ def test_what_followed_a_position_for_some_keys_is_in_the_logs_order_and_each_on
 ) -> None:
     window = new_window(max_entries=max_entries, segment_entries=segment_entries)
     log = fill(window, history)
-    for position in range(window.floor, window.head + 2):
-        wanted = [sequence for sequence in log if sequence > position and log[sequence][1].keys() & set(keys)]
+    held = range(window.floor + 1, window.head + 1)
+    for position in range(window.floor - 2, window.head + 2):
+        wanted = [sequence for sequence in held if sequence > position and log[sequence][1].keys() & set(keys)]
         assert [each.sequence for each in window.after(keys, position, limit)] == wanted[:limit]
         assert [each.sequence for each in window.after(keys, position, 100)] == wanted
 
@@ -141,6 +142,25 @@ def test_first_entry_at_or_after_a_time_is_told_where_the_window_can_know(
         later = [sequence for sequence, at in held if at >= time]
         earlier = [sequence for sequence, at in held if at < time]
         assert window.first_at_or_after(time) == (later[0] if earlier and later else None)
+
+
+@given(HISTORIES, st.integers(0, 50), st.sampled_from([1, 3_000, 1 << 30]), SEGMENTS)
+def test_entries_taken_together_are_as_if_they_had_come_one_by_one(
+    history: list[Appended], max_entries: int, max_bytes: int, segment_entries: int
+) -> None:
+    one_by_one, together = (
+        new_window(max_entries=max_entries, max_bytes=max_bytes, segment_entries=segment_entries) for _ in range(2)
+    )
+    entries = [each.entry(sequence, 0.0) for sequence, each in enumerate(history, start=1)]
+    taken = [one_by_one.append(entry).sequence for entry in entries]
+    assert [each.sequence for each in together.extend(entries)] == taken
+    for window in (one_by_one, together):
+        window.append(order_entry(window.head + 1))
+    assert (together.floor, together.head, together.size) == (one_by_one.floor, one_by_one.head, one_by_one.size)
+    assert [each.sequence for each in kept(together)] == [each.sequence for each in kept(one_by_one)]
+    assert [each.sequence for each in together.after(KEYS, 0, 100)] == [
+        each.sequence for each in one_by_one.after(KEYS, 0, 100)
+    ]
 
 
 def test_window_that_moves_on_keeps_its_order_and_hardly_more_than_it_covers() -> None:
@@ -195,6 +215,13 @@ def test_frame_made_of_an_entry_that_was_forgotten_is_not_counted() -> None:
     size = window.size
     assert window.frames.of(forgotten, (KEYS[0],))
     assert window.size == size
+
+
+def test_entry_has_no_frame_for_a_key_that_it_is_not_for() -> None:
+    window = new_window()
+    broadcast = window.append(order_entry(1))
+    with pytest.raises(ValueError, match="entry 1 has nothing for restaurants/r2"):
+        window.frames.of(broadcast, (KEYS[1],))
 
 
 def test_new_window_covers_where_it_begins_and_knows_nothing() -> None:
