@@ -246,13 +246,13 @@ class HandoverProtocol(HttpToolsProtocol):
 
     def hand_over(self, cycle: RequestResponseCycle) -> StreamConnection:
         """What the extension does for the response of `cycle`; see `Handover`."""
+        if cycle.disconnected or self.transport.is_closing():  # first: uvicorn makes no head for who has left
+            cycle.disconnected = True  # or uvicorn would complain of an incomplete response
+            raise ClientGone
         if not cycle.response_started or cycle.response_complete:
             raise HandoverRefused("the response's head is not out: does a middleware hold it back?")
         if cycle.chunked_encoding is not True or cycle.scope["method"] == "HEAD":
             raise HandoverRefused("the response's body is not open and chunked")
-        if cycle.disconnected or self.transport.is_closing():
-            cycle.disconnected = True  # or uvicorn would complain of an incomplete response
-            raise ClientGone
         transport = self.transport
         if transport.get_extra_info("ssl_object") is not None:
             raise HandoverRefused("the connection is encrypted in this process")

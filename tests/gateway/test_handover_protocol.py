@@ -147,6 +147,30 @@ async def test_extension_is_dead_once_its_request_has_ended() -> None:
             kept[0]()
 
 
+async def test_client_that_left_before_its_head_is_gone_and_nothing_worse() -> None:
+    """uvicorn makes no head for it; the one that was to be held is not there to be sent."""
+    ends: list[Exception] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        hand_over = scope["extensions"][EXTENSION]
+        hand_over.hold_head()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await eventually(lambda: hand_over._protocol() is None or hand_over._protocol().transport.is_closing())
+        await send(START)
+        try:
+            hand_over()
+        except Exception as end:
+            ends.append(end)
+
+    async with connected(app) as client:
+        await client.send(GET % b"")
+        await eventually(lambda: len(client.state.tasks) == 1)
+        client.leave()
+        await eventually(lambda: len(ends) == 1)
+    assert isinstance(ends[0], ClientGone)
+
+
 async def test_client_that_left_while_it_was_answered_is_not_handed_over() -> None:
     gone: list[ClientGone] = []
 
