@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 import msgspec
 
@@ -30,8 +31,8 @@ class Role(StrEnum):
     FINANCE = "finance"
 
 
-class Claims(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified token's content, as far as it is used.
+class Claims(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A verified token's content, as far as it is used. Packed it is an array, so that many can be remembered.
 
     Attributes:
         issuer: the claim `iss`.
@@ -52,6 +53,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
     scopes: frozenset[str]
     restaurants: Mapping[str, Role]
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "restaurants", MappingProxyType(self.restaurants))
 
 
 def identity(payload: Mapping[str, object], claim: str, prefix: str) -> str:

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jwt
@@ -117,7 +116,7 @@ class TokenVerifier:
             issued_at=issued_at,
             expires_at=expires_at,
             scopes=claims.scopes(payload),
-            restaurants=MappingProxyType(claims.restaurants(payload, self._valid_id) if trusted else {}),
+            restaurants=claims.restaurants(payload, self._valid_id) if trusted else {},
         )
 
     def _issuer_of(self, token: str) -> Issuer:

@@ -60,8 +60,7 @@ def create_app(
         ],
         dependencies={
             "gateway": Provide(_gateway, sync_to_thread=False),
-            **{name: _part(name) for name in ("facts", "publisher", "readiness", "settings")},
-            "verifier": Provide(lambda: verifier, sync_to_thread=False),
+            **{name: _part(name) for name in ("facts", "publisher", "settings")},
         },
         lifespan=[lifespan],
         middleware=[DefineMiddleware(Authentication, verifier=verifier, settings=settings)],

@@ -20,8 +20,8 @@ MAX_DESCRIPTORS = 1 << 20
 """The soft limit is raised no higher: it is the kernel's own ceiling (fs.nr_open) where nobody has changed that."""
 
 OWN_DESCRIPTORS = 64
-"""What a gateway process opens beside its clients' connections: about 20, and with a busy SQLite database 24 more
-(eight connections of three files each).
+"""What a gateway process opens beside its clients' connections: about 20, and with a busy SQLite database 12 more
+(four connections of three files each).
 """
 
 REQUEST_DESCRIPTORS = 192

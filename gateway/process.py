@@ -107,8 +107,8 @@ class Gateway:
 
     @property
     def accepts_streams(self) -> bool:
-        """Whether a new stream can be opened now."""
-        return not self.hub.draining and self.tail.mismatch is None and self.facts.epoch != _NO_EPOCH
+        """Whether this process knows where it is in the log. If there is room, and no drain, the hub says."""
+        return self.tail.mismatch is None and self.facts.epoch != _NO_EPOCH
 
     def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What must run as long as the process serves; none of it ends by itself."""

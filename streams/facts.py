@@ -51,12 +51,8 @@ class Decision:
         self._overlay = overlay
         self.decided_at = max(sql.position.sequence, overlay.head)
 
-    async def order_owner(self, order_id: str) -> OrderOwner | None:
-        """Whose the order is, None if nobody has heard of it. Raises FactsUnavailable."""
-        return (await self.order_owners([order_id]))[order_id]
-
     async def order_owners(self, order_ids: Sequence[str]) -> dict[str, OrderOwner | None]:
-        """The same of several orders."""
+        """Whose the orders are, None for one that nobody has heard of. Raises FactsUnavailable."""
         owners = await self.sql.order_owners(order_ids)
         if len(owners) < len(order_ids):
             self._check_floor()
