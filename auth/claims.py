@@ -58,6 +58,22 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         msgspec.structs.force_setattr(self, "restaurants", MappingProxyType(self.restaurants))
 
 
+class PassClaims(Claims, frozen=True, kw_only=True, array_like=True):
+    """What a verified pass says. Its `key` is nobody's identity key, as it has a colon: `guest:<pass id>`, or
+    `device:<restaurant>:<device>`, the same for every pass of a device. It has neither scopes nor restaurants, so a
+    policy that knows nothing of passes refuses it.
+
+    Attributes:
+        topic: the one topic that it opens.
+        restaurant_id: whose device it is; None for a guest.
+        device_id: which device it is; None for a guest.
+    """
+
+    topic: str
+    restaurant_id: str | None = None
+    device_id: str | None = None
+
+
 def identity(payload: Mapping[str, object], claim: str, prefix: str) -> str:
     """The identity that `claim` states, with the issuer's `prefix` before it.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 _NOT_IN_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
 _NOT_IN_QUOTED_STRING = re.compile(r"[^\x20-\x7e]")
@@ -29,6 +29,34 @@ class KeyUnusable(AuthConfigError):
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
+        self.reason = reason
+
+
+class Askable(Protocol):
+    """Keys that can be asked for anew: `auth.published.PublishedKeys`."""
+
+    async def ask(self) -> bool:
+        """Whether there was a new answer, whatever it was, so that looking again makes sense."""
+        ...
+
+
+class KeysUnavailable(AuthError):
+    """What keys an issuer has can't be said now, as it is out of reach: no token is to blame, and it will pass.
+
+    `issuer` is its name, `keys` can be asked anew.
+    """
+
+    def __init__(self, issuer: str, keys: Askable) -> None:
+        super().__init__(f"the keys of the issuer {issuer!r} can't be had now")
+        self.issuer = issuer
+        self.keys = keys
+
+
+class FetchFailed(AuthError):
+    """An issuer's keys could not be fetched. `reason` says why, without the address: its query may hold a secret."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
         self.reason = reason
 
 
@@ -131,12 +159,20 @@ class AlgorithmNotAllowed(Unauthorized):
 
 
 class UnknownKey(Unauthorized):
-    """The token names a key (`kid`) that this issuer does not have here."""
+    """The token names a key (`kid`) that this issuer does not have here. `keys`, if not None, can be asked anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Askable | None = None) -> None:
         super().__init__(
             "The token was signed with a key that is not known here; get a token made with the present key."
         )
+        self.keys = keys
+
+
+class KeyNotNamed(Unauthorized):
+    """The token names no key (`kid`), and its issuer has several."""
+
+    def __init__(self) -> None:
+        super().__init__("The token's header names no key, and its issuer has several; it must have a 'kid'.")
 
 
 class BadSignature(Unauthorized):
@@ -212,6 +248,49 @@ class BadClaim(Unauthorized):
         self.reason = reason
 
 
+class ForwardedIdentityInvalid(Unauthorized):
+    """A named proxy's header about who is asking can't be used. `reason` completes the sentence "The header … ."."""
+
+    error = "invalid_request"
+
+    def __init__(self, header: str, reason: str) -> None:
+        super().__init__(f"The header '{header}' {reason}.")
+        self.header = header
+        self.reason = reason
+
+
+class AmbiguousIdentity(Unauthorized):
+    """A request says twice who it is from: by a named proxy's headers, and by a token."""
+
+    error = "invalid_request"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The proxy says who this is, and the request carries a token as well; "
+            "the proxy must remove the Authorization header and the session cookie."
+        )
+
+
+class PassIsNoToken(Unauthorized):
+    """A pass where a token is asked for. Whether it is a good pass was not looked at."""
+
+    def __init__(self) -> None:
+        super().__init__("This is a pass, and it opens only what it names; send a token.")
+
+
+class DeviceKeyRefused(Unauthorized):
+    """No device's key, or one that is not good any more: one answer for all of it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no device with this key, or not any more; send 'Authorization: Device <key>', or pair it anew."
+        )
+
+    def www_authenticate(self, realm: str = "passline") -> str:
+        """A scheme of our own: a device's key is no bearer token, and no other route takes it."""
+        return _challenge(realm, scheme="Device")
+
+
 # ── 403 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -243,19 +322,29 @@ class NotAllowed(Forbidden):
     """A policy said no."""
 
 
+class PassRefused(Forbidden):
+    """A pass that does not open what was asked for, whatever the reason: the answer is the same to the last byte.
+
+    Who guesses learns nothing from it, neither of passes nor of what they name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("This pass does not open this, or does so no more; ask for a new one.")
+
+
 class CrossOrigin(Forbidden):
-    """A request with the session cookie that another site's page may have caused."""
+    """A request with the session cookie, or a proxy's session, that another site's page may have caused."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The session cookie is accepted from this site's own pages and from the allowed origins only; "
+            "A browser's session is accepted from this site's own pages and from the allowed origins only; "
             "send 'Authorization: Bearer <token>' instead."
         )
 
 
-def _challenge(realm: str, **parameters: str) -> str:
+def _challenge(realm: str, *, scheme: str = "Bearer", **parameters: str) -> str:
     pairs = {"realm": realm, **parameters}
-    return "Bearer " + ", ".join(f"{name}={_quoted_string(value)}" for name, value in pairs.items())
+    return f"{scheme} " + ", ".join(f"{name}={_quoted_string(value)}" for name, value in pairs.items())
 
 
 def _quoted_string(text: str) -> str:

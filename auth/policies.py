@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from auth.claims import Claims, Role
-from auth.errors import InsufficientScope, NotAllowed
+from auth.claims import Claims, PassClaims, Role
+from auth.errors import InsufficientScope, NotAllowed, PassRefused
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -41,10 +41,45 @@ def must_be_restaurant_staff(claims: Claims, restaurant: str, standing: Standing
         raise NotAllowed("Only the owner and the staff of this restaurant may do this.")
 
 
+def must_see_finance(claims: Claims, restaurant: str, standing: Standing) -> None:
+    """Owner or finance. `standing` is that of the claims' identity in `restaurant`. Raises NotAllowed."""
+    if _roles(claims, restaurant, standing).isdisjoint({Role.OWNER, Role.FINANCE}):
+        raise NotAllowed("Only the owner and the finance role of this restaurant may do this.")
+
+
+def must_be_customer(claims: Claims, customer_key: str) -> None:
+    """`customer_key` is the key of the customer whose orders they are. Raises NotAllowed."""
+    if claims.key != customer_key:
+        raise NotAllowed("Only this customer may do this.")
+
+
 def must_be_order_owner(claims: Claims, customer_key: str) -> None:
     """`customer_key` is the key of the customer who placed the order. Raises NotAllowed, which does not tell it."""
     if claims.key != customer_key:
         raise NotAllowed("Only the customer who placed this order may do this.")
+
+
+def must_have_pass_for(claims: Claims, topic: str) -> PassClaims:
+    """The claims of a pass that names `topic`. That it was not revoked is a fact. Raises PassRefused."""
+    if not isinstance(claims, PassClaims) or claims.topic != topic:
+        raise PassRefused
+    return claims
+
+
+def must_be_device_of(claims: Claims, restaurant: str) -> None:
+    """The claims of a device's pass, of a device in `restaurant`; which one is `claims.device_id`.
+
+    That the device has not been revoked since the pass was made is a fact: `gateway.authorization.may_act_as_device`
+    asks for both.
+
+    Raises:
+        NotAllowed: it is no device.
+        PassRefused: it is another restaurant's.
+    """
+    if not isinstance(claims, PassClaims) or claims.device_id is None:
+        raise NotAllowed("Only a device of this restaurant may do this.")
+    if claims.restaurant_id != restaurant:
+        raise PassRefused
 
 
 def _roles(claims: Claims, restaurant: str, standing: Standing) -> frozenset[Role]:

@@ -23,7 +23,7 @@ class Verifier(Protocol):
     """Who checks tokens: `auth.tokens.TokenVerifier`, or something before it."""
 
     def verify(self, token: str) -> Claims:
-        """Raises Unauthorized."""
+        """Raises Unauthorized, and KeysUnavailable where an issuer publishes its keys."""
         ...
 
 
@@ -36,8 +36,8 @@ class RememberingVerifier:
     """Verifies a token with `verifier` the first time, and from its hash until it expires.
 
     What is remembered is what the token says, which never changes. What may be taken back, such as a role or the token
-    itself, is a fact of the log, and is asked for at each decision. Tokens that were refused are not remembered. Only
-    a SHA-256 hash of a token is kept.
+    itself, is a fact of the log, and is asked for at each decision; where a key is taken back, `forget` is called.
+    Tokens that were refused are not remembered. Only a SHA-256 hash of a token is kept.
     """
 
     def __init__(
@@ -51,8 +51,12 @@ class RememberingVerifier:
     def __len__(self) -> int:
         return len(self._known)
 
+    def forget(self) -> None:
+        """Verify every token anew: a key has gone. That is rare, and which tokens were its is not remembered."""
+        self._known.clear()
+
     def verify(self, token: str) -> Claims:
-        """What `token` says. Raises Unauthorized, as `TokenVerifier.verify` does."""
+        """What `token` says. Raises Unauthorized and KeysUnavailable, as `TokenVerifier.verify` does."""
         if len(token) > TOKEN_LENGTH or not token.isascii():
             return self._verifier.verify(token)
         name = hashlib.sha256(token.encode()).digest()

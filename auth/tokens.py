@@ -1,7 +1,8 @@
 """From a token to claims, and back for development: the only place that knows PyJWT's way of checking.
 
-Signature, audience, issuer and required claims are PyJWT's; time is ours, because it is judged by an injected clock,
-and so is the JSON of the payload, because two readings of one token are how checks are got around (RFC 8725).
+Signature, audience, issuer and required claims are PyJWT's; time is ours (`auth.issuers`), because it is judged by an
+injected clock, and so is the JSON of the payload, because two readings of one token are how checks are got around
+(RFC 8725).
 """
 
 from __future__ import annotations
@@ -9,33 +10,28 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jwt
-import msgspec
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from auth import claims
 from auth.claims import Claims, Role
 from auth.errors import (
     AlgorithmNotAllowed,
     BadClaim,
     BadSignature,
-    IssuersCollide,
-    LifeTooLong,
     MalformedToken,
     MissingClaim,
-    TokenExpired,
-    TokenNotYetValid,
+    PassIsNoToken,
     TokenTooLong,
     Unauthorized,
-    UnknownKey,
     WrongAudience,
     WrongIssuer,
 )
+from auth.issuers import Issuer, Issuers
 from auth.keys import SigningKey, VerificationKey
+from auth.passes import is_pass_type
 
 TOKEN_LENGTH = 8 * 1024
 """The longest token, in characters. Checked before anything is parsed."""
@@ -43,38 +39,12 @@ TOKEN_LENGTH = 8 * 1024
 REQUIRED = ["exp", "iat", "sub", "aud", "iss"]
 
 
-class Issuer(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody whose tokens are accepted, and what for.
-
-    Attributes:
-        name: the claim `iss`, exactly.
-        audience: what the claim `aud` must be or contain.
-        key: verifies this issuer's tokens, by its own algorithm and no other.
-        identity_claim: the one claim that says who it is.
-        prefix: stands before each identity of this issuer, so that two issuers' people never share a name.
-        trusted_for_restaurants: whether its claim `restaurants` is taken; if not, it is not even read.
-        max_life_seconds: the most that `exp` may be after `iat`.
-        leeway_seconds: how far this issuer's clock may be ahead, for `iat` and `nbf`. `exp` has none.
-    """
-
-    name: str
-    audience: str
-    key: VerificationKey
-    identity_claim: str = "sub"
-    prefix: str = ""
-    trusted_for_restaurants: bool = True
-    max_life_seconds: float = 86_400
-    leeway_seconds: float = 5
-
-
 class TokenVerifier:
     """Checks tokens of the issuers it was given.
 
     Args:
         issuers: no two with the same name or prefix (`IssuersCollide`).
-        identity_key: an identity's key; may raise ValueError for what can't be one.
-        valid_id: whether a text is a restaurant id.
-        clock: Unix seconds.
+        identity_key, valid_id, clock: as `auth.issuers.Issuers` takes them.
     """
 
     def __init__(
@@ -84,95 +54,55 @@ class TokenVerifier:
         valid_id: Callable[[str], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        known = list(issuers)
-        _refuse_twins("name", [issuer.name for issuer in known])
-        _refuse_twins("prefix", [issuer.prefix for issuer in known])
-        self._issuers = {issuer.name: issuer for issuer in known}
-        self._identity_key = identity_key
-        self._valid_id = valid_id
-        self._clock = clock
+        self.issuers = Issuers(issuers, identity_key, valid_id, clock)
         self._jwt = _StrictJWT()
 
     def verify(self, token: str) -> Claims:
         """What `token` says, if all of it holds now.
 
+        Never waits: what an issuer's published keys can be asked for, `auth.published.verify_asking` asks.
+
         Raises:
-            Unauthorized: the leaf says why. Nothing else is ever raised, whatever the token.
+            Unauthorized: the leaf says why.
+            KeysUnavailable: the issuer's keys can't be had now. Nothing else is ever raised, whatever the token.
         """
         if len(token) > TOKEN_LENGTH:
             raise TokenTooLong(len(token), TOKEN_LENGTH)
         if not token.isascii():
             raise MalformedToken
-        issuer = self._issuer_of(token)
-        payload = self._verified(token, issuer)
-        issued_at, expires_at = self._lifetime(payload, issuer)
-        subject = claims.identity(payload, issuer.identity_claim, issuer.prefix)
-        trusted = issuer.trusted_for_restaurants
-        return Claims(
-            issuer=issuer.name,
-            subject=subject,
-            key=self._key_of(subject, issuer.identity_claim),
-            token_id=claims.token_id(payload),
-            issued_at=issued_at,
-            expires_at=expires_at,
-            scopes=claims.scopes(payload),
-            restaurants=claims.restaurants(payload, self._valid_id) if trusted else {},
-        )
+        issuer, key = self._signer_of(token)
+        return self.issuers.claims(issuer, self._verified(token, issuer, key))
 
-    def _issuer_of(self, token: str) -> Issuer:
-        """The issuer that the token claims to be from: decides which key must fit, and nothing else."""
+    def _signer_of(self, token: str) -> tuple[Issuer, VerificationKey]:
+        """The issuer that the token claims to be from, and the key of that issuer's that it claims to be signed with:
+        decides which key must fit, and nothing else.
+        """
         try:
             unverified = self._jwt.decode_complete(token, options={"verify_signature": False})
         except jwt.PyJWTError as error:
             raise _malformed(error) from error
+        if is_pass_type(unverified["header"].get("typ")):
+            raise PassIsNoToken
         name = unverified["payload"].get("iss")
         if name is None:
             raise MissingClaim("iss")
         if not isinstance(name, str):
             raise BadClaim("iss", "must be a string")
-        issuer = self._issuers.get(name)
-        if issuer is None:
-            raise WrongIssuer(self._issuers)
-        kid = unverified["header"].get("kid")
-        if kid is not None and issuer.key.kid is not None and kid != issuer.key.kid:
-            raise UnknownKey
-        return issuer
+        issuer = self.issuers.named(name)
+        return issuer, issuer.keys.named(unverified["header"].get("kid"))
 
-    def _verified(self, token: str, issuer: Issuer) -> dict[str, Any]:
+    def _verified(self, token: str, issuer: Issuer, key: VerificationKey) -> dict[str, Any]:
         try:
             return self._jwt.decode(
                 token,
-                issuer.key.public,
-                algorithms=[issuer.key.algorithm],
+                key.public,
+                algorithms=[key.algorithm],
                 audience=issuer.audience,
                 issuer=issuer.name,
                 options={"require": REQUIRED, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
         except jwt.PyJWTError as error:
-            raise _refusal(error, issuer) from error
-
-    def _lifetime(self, payload: Mapping[str, object], issuer: Issuer) -> tuple[float, float]:
-        """(issued at, expires at) of a token whose time is now."""
-        now = self._clock()
-        issued_at = claims.numeric_date(payload, "iat")
-        expires_at = claims.numeric_date(payload, "exp")
-        not_before = claims.numeric_date(payload, "nbf") if "nbf" in payload else issued_at
-        if now >= expires_at:
-            raise TokenExpired(expires_at)
-        for claim, moment in (("iat", issued_at), ("nbf", not_before)):
-            if moment > now + issuer.leeway_seconds:
-                raise TokenNotYetValid(claim, moment)
-        if expires_at <= issued_at:
-            raise BadClaim("exp", "must be later than 'iat'")
-        if expires_at - issued_at > issuer.max_life_seconds:
-            raise LifeTooLong(expires_at - issued_at, issuer.max_life_seconds)
-        return issued_at, expires_at
-
-    def _key_of(self, subject: str, claim: str) -> str:
-        try:
-            return self._identity_key(subject)
-        except ValueError as error:
-            raise BadClaim(claim, "can't be an identity") from error
+            raise _refusal(error, issuer, key) from error
 
 
 def mint(
@@ -235,7 +165,7 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _refusal(error: jwt.PyJWTError, issuer: Issuer) -> Unauthorized:
+def _refusal(error: jwt.PyJWTError, issuer: Issuer, key: VerificationKey) -> Unauthorized:
     match error:
         case jwt.MissingRequiredClaimError():
             return MissingClaim(error.claim)
@@ -248,7 +178,7 @@ def _refusal(error: jwt.PyJWTError, issuer: Issuer) -> Unauthorized:
         case InvalidJTIError():
             return BadClaim("jti", "must be a string")
         case jwt.InvalidAlgorithmError():
-            return AlgorithmNotAllowed(issuer.key.algorithm)
+            return AlgorithmNotAllowed(key.algorithm)
         case jwt.InvalidSignatureError():
             return BadSignature()
     return _malformed(error)
@@ -258,9 +188,3 @@ def _malformed(error: jwt.PyJWTError) -> MalformedToken:
     if isinstance(error, jwt.DecodeError):
         return MalformedToken()
     return MalformedToken("its header has a 'crit', 'b64' or 'kid' that is not understood here")
-
-
-def _refuse_twins(field: str, values: list[str]) -> None:
-    for value, count in Counter(values).items():
-        if count > 1:
-            raise IssuersCollide(field, value)

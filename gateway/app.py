@@ -11,11 +11,15 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 
-from gateway.authentication import Authentication, cors_config, token_verifier
+from gateway.authentication import Authentication, cors_config
+from gateway.background import background
+from gateway.forwarded import forwarded_identity
+from gateway.issuers import known_issuers
 from gateway.openapi import openapi_config
 from gateway.problems import EXCEPTION_HANDLERS
 from gateway.process import Gateway, open_gateway
 from gateway.routes import health, orders, publish, session, streams
+from gateway.soft_refusal import STREAM_EXCEPTION_HANDLERS
 from streams.discovery import find_running
 
 if TYPE_CHECKING:
@@ -38,14 +42,19 @@ def create_app(
     only when `before_serving` has returned.
 
     Raises:
-        SettingsInvalid, KeyUnusable: nothing was opened yet.
+        SettingsInvalid, KeyUnusable, IssuersCollide: nothing was opened yet.
     """
-    verifier = token_verifier(settings)
+    known = known_issuers(settings)
+    forwarded = forwarded_identity(settings, known.issuers)
+    died = on_death or _terminate
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         nats_url = settings.external_nats_url("gateway") or find_running(settings.data_dir).url("gateway")
-        async with open_gateway(settings, nats_url, on_death or _terminate) as gateway:
+        async with (
+            background(*(keys.run() for keys in known.published), on_death=died),
+            open_gateway(settings, nats_url, died) as gateway,
+        ):
             app.state.gateway = gateway
             if before_serving is not None:
                 await before_serving(gateway)
@@ -54,7 +63,13 @@ def create_app(
     return Litestar(
         route_handlers=[
             Router(
-                "/api/v1", route_handlers=[*streams.HANDLERS, *orders.HANDLERS, *publish.HANDLERS, *session.HANDLERS]
+                "/api/v1",
+                route_handlers=[
+                    Router("/", route_handlers=[*streams.HANDLERS], exception_handlers=STREAM_EXCEPTION_HANDLERS),
+                    *orders.HANDLERS,
+                    *publish.HANDLERS,
+                    *session.HANDLERS,
+                ],
             ),
             *health.HANDLERS,
         ],
@@ -63,7 +78,7 @@ def create_app(
             **{name: _part(name) for name in ("facts", "publisher", "settings")},
         },
         lifespan=[lifespan],
-        middleware=[DefineMiddleware(Authentication, verifier=verifier, settings=settings)],
+        middleware=[DefineMiddleware(Authentication, verifier=known.verifier, settings=settings, forwarded=forwarded)],
         exception_handlers=EXCEPTION_HANDLERS,
         cors_config=cors_config(settings),
         openapi_config=openapi_config(settings),

@@ -1,4 +1,5 @@
-"""Who is asking: a bearer token in the `Authorization` header, or else the session cookie from a page that may use it.
+"""Who is asking: whom a named proxy says, or else a bearer token in the `Authorization` header, or else the session
+cookie from a page that may use it.
 
 Handlers are closed unless they say `opt=PUBLIC`: an opt key of the handler itself, because a path pattern that is meant
 for one route may match another. A token in the query is never read; queries end up in other people's logs.
@@ -14,12 +15,9 @@ from litestar.enums import ScopeType
 from litestar.middleware.authentication import AbstractAuthenticationMiddleware, AuthenticationResult
 
 from auth.bearer import read_bearer
-from auth.errors import MalformedAuthorization, MissingToken
-from auth.keys import development_key, load_public_key
-from auth.remembering import RememberingVerifier, Verifier
+from auth.errors import AmbiguousIdentity, MalformedAuthorization, MissingToken
+from auth.published import verify_asking
 from auth.sessions import check_origin, read_session
-from auth.tokens import Issuer, TokenVerifier
-from streams.subjects import identity_key, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +27,9 @@ if TYPE_CHECKING:
     from litestar.datastructures import Headers
     from litestar.types import ASGIApp, HTTPScope
 
+    from auth.claims import Claims
+    from auth.remembering import Verifier
+    from gateway.forwarded import ForwardedIdentity
     from gateway.settings import Settings
 
 _OPT_KEY = "public"
@@ -37,8 +38,9 @@ PUBLIC: Final[Mapping[str, Any]] = {_OPT_KEY: True}
 
 
 class Carrier(StrEnum):
-    """What the token came in; `request.auth` in a handler."""
+    """What the token came in, or what was read in it; `request.auth` in a handler."""
 
+    FORWARDED = "forwarded"
     BEARER = "bearer"
     SESSION = "session"
 
@@ -48,22 +50,40 @@ class Authentication(AbstractAuthenticationMiddleware):
 
     Raises:
         Unauthorized: no credentials, or none that hold.
-        CrossOrigin: a session cookie that another site's page may have caused to be sent.
+        KeysUnavailable: the token's issuer publishes its keys, and they can't be had now.
+        CrossOrigin: a session cookie, or the proxy's own, that another site's page may have caused to be sent.
     """
 
-    def __init__(self, app: ASGIApp, verifier: Verifier, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, verifier: Verifier, settings: Settings, forwarded: ForwardedIdentity | None = None
+    ) -> None:
         super().__init__(app, exclude_from_auth_key=_OPT_KEY, scopes={ScopeType.HTTP})
         self._verifier = verifier
         self._settings = settings
+        self._forwarded = forwarded
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
-        headers = connection.headers
-        token, carrier = bearer_token(headers), Carrier.BEARER
-        if token is None:
-            token, carrier = _session_token(headers, self._settings), Carrier.SESSION
-            method = cast("HTTPScope", connection.scope)["method"]
-            check_session_origin(headers, method, self._settings)
-        return AuthenticationResult(user=self._verifier.verify(token), auth=carrier)
+        headers, scope = connection.headers, cast("HTTPScope", connection.scope)
+        if (claims := self._forwarded_claims(headers, scope)) is not None:
+            return AuthenticationResult(claims, Carrier.FORWARDED)
+        if (token := bearer_token(headers)) is not None:
+            return AuthenticationResult(await verify_asking(self._verifier, token), Carrier.BEARER)
+        if (token := session_token(headers, self._settings)) is not None:
+            check_session_origin(headers, scope["method"], self._settings)
+            return AuthenticationResult(await verify_asking(self._verifier, token), Carrier.SESSION)
+        raise MissingToken
+
+    def _forwarded_claims(self, headers: Headers, scope: HTTPScope) -> Claims | None:
+        claims = self._forwarded.claims(scope) if self._forwarded is not None else None
+        if claims is None:
+            return None
+        if bearer_token(headers) is not None or session_token(headers, self._settings) is not None:
+            raise AmbiguousIdentity
+        # The proxy may know its client by a cookie, which a page of another site can make a browser send. A request
+        # with neither of these headers is not from a script of any page (`auth.sessions.check_origin` says why).
+        if "origin" in headers or "sec-fetch-site" in headers:
+            check_session_origin(headers, scope["method"], self._settings)
+        return claims
 
 
 def bearer_token(headers: Headers) -> str | None:
@@ -76,6 +96,16 @@ def bearer_token(headers: Headers) -> str | None:
     if len(given) > 1:
         raise MalformedAuthorization
     return read_bearer(given[0]) if given else None
+
+
+def session_token(headers: Headers, settings: Settings) -> str | None:
+    """The token in the session cookie, None where there is none.
+
+    Raises:
+        AmbiguousSession
+    """
+    # Several Cookie headers are one: HTTP/2 lets a proxy hand them on apart (RFC 9113 section 8.2.3).
+    return read_session("; ".join(headers.getall("cookie", [])), insecure=settings.insecure_cookies)
 
 
 def check_session_origin(headers: Headers, method: str, settings: Settings) -> None:
@@ -95,28 +125,6 @@ def check_session_origin(headers: Headers, method: str, settings: Settings) -> N
     )
 
 
-def token_verifier(settings: Settings) -> Verifier:
-    """Checks tokens of the one issuer that is set: by its public key, or by the development key in the data directory.
-
-    Raises:
-        KeyUnusable: the key can't be read or used.
-    """
-    if settings.token_key_file is None:
-        key = development_key(settings.data_dir).verification
-    else:
-        key = load_public_key(settings.token_key_file)
-    issuer = Issuer(
-        name=settings.token_issuer,
-        audience=settings.token_audience,
-        key=key,
-        identity_claim=settings.token_identity_claim,
-        prefix=settings.token_prefix,
-        trusted_for_restaurants=settings.token_restaurants,
-        max_life_seconds=settings.token_max_life_seconds,
-    )
-    return RememberingVerifier(TokenVerifier([issuer], identity_key, is_id))
-
-
 def cors_config(settings: Settings) -> CORSConfig | None:
     """For pages of the other origins that are named, credentials included; None where there are none.
 
@@ -131,11 +139,3 @@ def cors_config(settings: Settings) -> CORSConfig | None:
         allow_credentials=True,
         expose_headers=["retry-after", "www-authenticate"],
     )
-
-
-def _session_token(headers: Headers, settings: Settings) -> str:
-    # Several Cookie headers are one: HTTP/2 lets a proxy hand them on apart (RFC 9113 section 8.2.3).
-    token = read_session("; ".join(headers.getall("cookie", [])), insecure=settings.insecure_cookies)
-    if token is None:
-        raise MissingToken
-    return token

@@ -1,19 +1,23 @@
 """The body of a publishing request → events, or what is wrong with it. Pure.
 
-One JSON event, a JSON array of events, or one event a line. A field that an event's type does not have is dropped here,
-because what is published is the event encoded anew.
+One JSON event, a JSON array of events, one event a line, or CloudEvents. A field that an event's type does not have is
+dropped here, because what is published is the event encoded anew.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterable
-from typing import ClassVar, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
+from gateway import cloudevents
+from gateway.cloudevents import Headers, MalformedCloudEvent, Place, Unwrapped
 from gateway.errors import GatewayError
+from gateway.media_types import is_json, utf8_media_type
 from streams.events import MAX_EVENT_BYTES, AnyEvent, EventError, OrderEvent, decode, encode, split_path
 
 MAX_EVENTS = 1_000
@@ -22,10 +26,7 @@ MAX_EVENTS = 1_000
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """The longest body of one request, in bytes."""
 
-_Splitter: TypeAlias = Callable[[bytes], list[bytes]]
-# Two tokens (RFC 9110, section 5.6.2), and what follows them.
-_MEDIA_TYPE = re.compile(r"[ \t]*([!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+)[ \t]*(?:;(.*))?", re.ASCII)
-_CHARSET = re.compile(r"(?:^|;)[ \t]*charset=\"?([^\"; \t]*)")
+_MAX_CLOUD_EVENT_BYTES = 2 * MAX_EVENT_BYTES  # an event in Base64, and attributes
 _BLANK = b" \t\r\n"  # JSON's white space (RFC 8259, section 2)
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")  # from its first character that is not blank
 
@@ -36,26 +37,27 @@ class UnusableBody(GatewayError):
     `index` is the number of the first wrong event, from 0, and `pointer` where it is wrong, as a JSON pointer (RFC
     6901) into the body: `/3/orderId` into an array, `/orderId` into a single event. Lines count as an array's elements,
     and an element that is no object is told before any other. Where it is the whole body, `index` is None and
-    `pointer` the empty one.
+    `pointer` the empty one; and so they are where it is a header, which `header` names and `detail` begins with.
     """
 
     status: ClassVar[int]
 
-    def __init__(self, detail: str, *, index: int | None = None, pointer: str = "") -> None:
+    def __init__(self, detail: str, *, index: int | None = None, pointer: str = "", header: str | None = None) -> None:
         super().__init__(f"{detail} (at {pointer})" if pointer else detail)
         self.detail = detail
         self.index = index
         self.pointer = pointer
+        self.header = header
 
 
 class UnsupportedMediaType(UnusableBody):
-    """It is said to be something that is not taken here."""
+    """It is said to be something that is not taken here. `accepted` is, and all of ACCEPTED by default."""
 
     status = 415
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, accepted: Sequence[str] = ()) -> None:
         said = f"{content_type[:100]!r} is not taken" if content_type else "no media type is given"
-        super().__init__(f"{said}: send {', '.join(ACCEPTED)}, in UTF-8")
+        super().__init__(f"{said}: send {', '.join(accepted or ACCEPTED)}, in UTF-8")
 
 
 class ContentTooLarge(UnusableBody):
@@ -70,52 +72,79 @@ class UnprocessableContent(UnusableBody):
     status = 422
 
 
-def parse_events(body: bytes, content_type: str) -> list[AnyEvent]:
+def parse_events(body: bytes, content_type: str, headers: Headers = ()) -> list[AnyEvent]:
     """The events of a request in their order: at least one, at most MAX_EVENTS, none of which contradicts another.
 
-    `content_type` is the header's value, empty where there is none. The same event may be there twice.
+    `content_type` is the header's value, empty where there is none. Of `headers` those of CloudEvents are looked at.
+    The same event may be there twice.
 
     Raises:
         UnsupportedMediaType: it is none of ACCEPTED, or another charset than UTF-8.
         ContentTooLarge: a limit is exceeded.
         UnprocessableContent: an event of an unknown type and anything else that is wrong.
     """
-    split = _splitter(content_type)
+    form = _form(content_type, headers)
     if len(body) > MAX_BODY_BYTES:
         raise ContentTooLarge(f"a request has at most {MAX_BODY_BYTES} bytes, this one {len(body)}")
     body = body.removeprefix(codecs.BOM_UTF8)
-    bodies = split(body)
+    bodies = form.split(body)
     if not bodies:
         raise UnprocessableContent("there is no event in it")
-    return _consistent(bodies, is_single=split is _json and not _is_array(body))
+    return _consistent(bodies, form, is_single=form.is_single(body))
 
 
-def _splitter(content_type: str) -> _Splitter:
-    found = _MEDIA_TYPE.fullmatch(content_type.lower())
-    split = found and _SPLITTERS.get(found[1])
-    if not found or not split:
+def is_single_event(body: bytes, content_type: str, headers: Headers = ()) -> bool:
+    """Whether a request that could be parsed is one event by itself, and no array or sequence of them."""
+    return _form(content_type, headers).is_single(body.removeprefix(codecs.BOM_UTF8))
+
+
+class _Form(NamedTuple):
+    """How events are sent: what takes a body apart, and what an event is wrapped in."""
+
+    split: Callable[[bytes], list[bytes]]
+    unwrap: Callable[[bytes], Unwrapped]
+    limit: int = MAX_EVENT_BYTES  # bytes of an event as it is sent
+
+    def is_single(self, body: bytes) -> bool:
+        return self.split is _one or (self.split is _one_or_array and not _is_array(body))
+
+
+def _form(content_type: str, headers: Headers) -> _Form:
+    """CloudEvents' own media types come first: with them, the headers only repeat what is in the body."""
+    media_type = utf8_media_type(content_type) or ""
+    if cloudevents.is_binary(headers) and not media_type.startswith("application/cloudevents"):
+        if content_type and not is_json(media_type):
+            raise UnsupportedMediaType(content_type, ("application/json beside `ce-` headers",))
+        return _Form(_one, partial(cloudevents.from_binary, headers))
+    form = _FORMS.get(media_type)
+    if form is None:
         raise UnsupportedMediaType(content_type)
-    charset = _CHARSET.search(found[2] or "")
-    if charset and charset[1] not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType(content_type)
-    return split
+    return form
 
 
 # -- Apart -----------------------------------------------------------------------------------------------------------
 
 
-def _json(body: bytes) -> list[bytes]:
-    """One event, or an array of them."""
-    if not _is_array(body):
-        single = body.strip(_BLANK)
-        return [single] if single else []
+def _one(body: bytes) -> list[bytes]:
+    single = body.strip(_BLANK)
+    return [single] if single else []
+
+
+def _one_or_array(body: bytes) -> list[bytes]:
+    return _array(body) if _is_array(body) else _one(body)
+
+
+def _array(body: bytes) -> list[bytes]:
+    if not body.strip(_BLANK):
+        return []
     try:
         # Counted before anything is kept: four megabytes of `[1,1,…]` would take a hundred and more.
         _check_count(len(_shape.decode(body)))
-        return [bytes(raw) for raw in _array.decode(body)]
+        return [bytes(raw) for raw in _elements.decode(body)]
     except msgspec.ValidationError as error:
         detail, path = split_path(str(error))
-        raise UnprocessableContent(detail, index=int(path.removeprefix("/")), pointer=path) from error
+        index = int(path.removeprefix("/")) if path else None
+        raise UnprocessableContent(detail, index=index, pointer=path) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnprocessableContent(str(error)) from error
     except RecursionError as error:
@@ -143,60 +172,102 @@ class _Object(msgspec.Struct, gc=False):
 
 
 _shape = msgspec.json.Decoder(list[_Object])
-_array = msgspec.json.Decoder(list[msgspec.Raw])
-_SPLITTERS: dict[str, _Splitter] = {
-    "application/json": _json,
-    "application/x-ndjson": _lines,
-    "application/ndjson": _lines,
-    "application/jsonl": _lines,
-    "application/x-jsonl": _lines,
-    "application/jsonlines": _lines,
-    "application/x-jsonlines": _lines,
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _as_it_is(body: bytes) -> Unwrapped:
+    return Unwrapped(body, Place)
+
+
+_FORMS = {
+    "application/json": _Form(_one_or_array, _as_it_is),
+    **dict.fromkeys(
+        (
+            "application/x-ndjson",
+            "application/ndjson",
+            "application/jsonl",
+            "application/x-jsonl",
+            "application/jsonlines",
+            "application/x-jsonlines",
+        ),
+        _Form(_lines, _as_it_is),
+    ),
+    cloudevents.STRUCTURED: _Form(_one, cloudevents.from_structured, _MAX_CLOUD_EVENT_BYTES),
+    cloudevents.BATCH: _Form(_array, cloudevents.from_structured, _MAX_CLOUD_EVENT_BYTES),
 }
-ACCEPTED = ("application/json", "application/x-ndjson", "application/jsonl")
+ACCEPTED = (
+    "application/json",
+    "application/x-ndjson",
+    "application/jsonl",
+    cloudevents.STRUCTURED,
+    cloudevents.BATCH,
+)
 """The media types to tell of; others that mean the same are taken as well."""
 
 
 # -- One after the other ---------------------------------------------------------------------------------------------
 
 
-def _consistent(bodies: Iterable[bytes], *, is_single: bool) -> list[AnyEvent]:
+def _consistent(bodies: Iterable[bytes], form: _Form, *, is_single: bool) -> list[AnyEvent]:
     """The events decoded; the first wrong one is told, whatever is wrong with it."""
     events: dict[str, AnyEvent] = {}
     orders: dict[str, OrderEvent] = {}
     parsed: list[AnyEvent] = []
     for index, body in enumerate(bodies):
-        place = "" if is_single else f"/{index}"
-        event = _event(body, index, place)
+        at = _Element(index, "" if is_single else f"/{index}")
+        event, place = _event(body, form, at)
         if events.setdefault(event.event_id, event) != event:
-            raise UnprocessableContent(
-                "an earlier event of the request has the same eventId and another content",
-                index=index,
-                pointer=f"{place}/eventId",
-            )
+            detail = "an earlier event of the request has the same eventId and another content"
+            raise at.refusal(UnprocessableContent, detail, place("/eventId"))
         if isinstance(event, OrderEvent):
             field = _contradicted(orders.setdefault(event.order_id, event), event)
             if field:
-                raise UnprocessableContent(
-                    f"an earlier event of the request says another {field} for this order",
-                    index=index,
-                    pointer=f"{place}/{field}",
-                )
+                detail = f"an earlier event of the request says another {field} for this order"
+                raise at.refusal(UnprocessableContent, detail, place(f"/{field}"))
         parsed.append(event)
     return parsed
 
 
-def _event(body: bytes, index: int, place: str) -> AnyEvent:
+def _event(body: bytes, form: _Form, at: _Element) -> tuple[AnyEvent, Callable[[str], Place]]:
+    """The event, and where what it says stands."""
+    size = len(body)
+    if size > form.limit:
+        raise at.too_long(form.limit, size)
     try:
-        size = len(body)
+        unwrapped = form.unwrap(body)
+    except MalformedCloudEvent as error:
+        raise at.refusal(UnprocessableContent, error.detail, error.place) from error
+    try:
+        size = len(unwrapped.body)
         if size <= MAX_EVENT_BYTES:
-            event = decode(body)
+            event = decode(unwrapped.body)
             size = len(encode(event))  # it may grow, by what is added where it says nothing
         if size <= MAX_EVENT_BYTES:
-            return event
+            return event, unwrapped.place
     except EventError as error:
-        raise UnprocessableContent(error.detail, index=index, pointer=place + error.path) from error
-    raise ContentTooLarge(f"an event has at most {MAX_EVENT_BYTES} bytes, this one {size}", index=index, pointer=place)
+        raise at.refusal(UnprocessableContent, error.detail, unwrapped.place(error.path)) from error
+    raise at.too_long(MAX_EVENT_BYTES, size)
+
+
+_Refusal = TypeVar("_Refusal", bound=UnusableBody)
+
+
+class _Element(NamedTuple):
+    """One of a request's events: its number, and the JSON pointer to it."""
+
+    number: int  # from 0
+    pointer: str
+
+    def refusal(self, kind: type[_Refusal], detail: str, place: Place) -> _Refusal:
+        if place.header:
+            return kind(f"the header `{place.header}`: {detail}", header=place.header)
+        if place.within:
+            detail = f"{detail} (at {place.within} in it)"
+        return kind(detail, index=self.number, pointer=self.pointer + place.pointer)
+
+    def too_long(self, limit: int, size: int) -> ContentTooLarge:
+        detail = f"an event has at most {limit} bytes, this one {size}"
+        return ContentTooLarge(detail, index=self.number, pointer=self.pointer)
 
 
 def _contradicted(first: OrderEvent, event: OrderEvent) -> str | None:

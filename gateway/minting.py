@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from auth.errors import Unauthorized
 from auth.keys import DEVELOPMENT_KEY_FILE, development_key
 from auth.tokens import mint
-from gateway.authentication import token_verifier
 from gateway.errors import GatewayError
+from gateway.issuers import token_verifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,10 +44,11 @@ def mint_token(
         TokenUnusable: they would not take this one.
         KeyUnusable
     """
-    if settings.token_key_file is not None:
+    if not settings.takes_development_tokens:
         raise NoDevelopmentKey(
-            f"tokens are signed by who has the private key of {settings.token_key_file}; only without "
-            "PASSLINE_TOKEN_KEY_FILE there is a development key to sign with"
+            f"tokens are signed by who has the private key of {_other_source(settings)}; only without "
+            "PASSLINE_TOKEN_KEY_FILE, PASSLINE_TOKEN_JWKS_URL and PASSLINE_ISSUERS_FILE there is a development key to "
+            "sign with"
         )
     if not (settings.data_dir / DEVELOPMENT_KEY_FILE).exists():  # one made now would be nobody's
         raise NoDevelopmentKey(
@@ -67,3 +68,9 @@ def mint_token(
         return token, token_verifier(settings).verify(token)
     except Unauthorized as error:
         raise TokenUnusable(error.detail) from error
+
+
+def _other_source(settings: Settings) -> str:
+    if settings.token_key_file is not None:
+        return str(settings.token_key_file)
+    return "the issuer" if settings.token_jwks_url is not None else f"an issuer in {settings.issuers_file}"

@@ -67,6 +67,12 @@ class Peers:
                     break
         return found.address
 
+    def is_named_proxy(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the socket's peer itself is one of the named proxies."""
+        client = scope.get("client")
+        hop = self._hop(client[0]) if client else None
+        return hop is not None and hop.is_named
+
     def _read(self, text: str) -> _Hop | None:
         try:
             address = ip_address(text.partition("%")[0])  # without the zone, a name that only this machine knows

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from auth.keys import development_key, load_public_key
+from gateway.forwarded import forwarded_identity
+from gateway.issuers import known_issuers
 from streams.broker import connect
 from streams.credentials import inbox_prefix
 from streams.database import DatabaseUnavailable, open_database
@@ -27,18 +28,17 @@ async def prepare(settings: Settings, admin_url: str, *, is_alone: bool) -> None
     machine's own.
 
     Raises:
-        KeyUnusable
+        SettingsInvalid, KeyUnusable, IssuersCollide: an issuer's settings can't be used.
         StreamsError: the broker, the database or the data directory can't be used.
     """
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataDirectoryNotUsable(settings.data_dir, error.strerror or str(error)) from error
-    if settings.token_key_file is None:
-        development_key(settings.data_dir)
+    # Each gateway makes its own; what is wrong with the settings is told here, once.
+    forwarded_identity(settings, known_issuers(settings).issuers)
+    if settings.takes_development_tokens:
         _log.info("tokens.development_key", data_dir=str(settings.data_dir))
-    else:
-        load_public_key(settings.token_key_file)
     if is_alone or "admin" in settings.nats_passwords or not settings.nats_passwords:
         await _provision(settings, admin_url)
     else:

@@ -19,13 +19,15 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.utils import get_enum_string_value
 from msgspec import UNSET, UnsetType
 
-from auth.errors import Forbidden, InsufficientScope, SessionTooLarge, Unauthorized
+from auth.errors import Forbidden, InsufficientScope, KeysUnavailable, SessionTooLarge, Unauthorized
+from gateway.errors import GatewayError
 from gateway.ingest import UnusableBody
 from streams.database import DatabaseUnavailable
 from streams.errors import BrokerUnavailable, EpochMissing, JetStreamRefused, StreamMissing
 from streams.facts import FactsUnavailable, OrderUnknown
 from streams.snapshots import InvalidPage, NoPosition
 from streams.subjects import ID_PATTERN, InvalidId
+from streams.topics import InvalidTopic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +45,15 @@ RETRY_AFTER_SECONDS: Final = (1, 3)
 log = structlog.get_logger()
 
 
+class TopicRefused(GatewayError):
+    """One of a stream's topics was refused, and so the stream. `topic` says which, `refusal` why."""
+
+    def __init__(self, topic: str, refusal: Forbidden | OrderUnknown) -> None:
+        super().__init__(f"{topic}: {refusal}")
+        self.topic = topic
+        self.refusal = refusal
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True, rename={"place": "in"}):
     """One thing that is wrong with a request.
 
@@ -57,13 +68,17 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, rename={"place": "in"}):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A problem document. `type` is `about:blank` where the status says all there is to say."""
+    """A problem document. `type` is `about:blank` where the status says all there is to say.
+
+    `topic` is the one that was refused, where several were asked for.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     instance: str | UnsetType = UNSET
+    topic: str | UnsetType = UNSET
     errors: list[Fault] | UnsetType = UNSET
 
 
@@ -73,6 +88,7 @@ STATUSES: Final[Mapping[type[Exception], HTTPStatus]] = {
     OrderUnknown: HTTPStatus.NOT_FOUND,
     InvalidId: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidPage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidTopic: HTTPStatus.UNPROCESSABLE_ENTITY,
     SessionTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
     ValidationException: HTTPStatus.UNPROCESSABLE_ENTITY,
     BrokerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -80,6 +96,7 @@ STATUSES: Final[Mapping[type[Exception], HTTPStatus]] = {
     EpochMissing: HTTPStatus.SERVICE_UNAVAILABLE,
     FactsUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     JetStreamRefused: HTTPStatus.SERVICE_UNAVAILABLE,
+    KeysUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     NoPosition: HTTPStatus.SERVICE_UNAVAILABLE,
     StreamMissing: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -111,6 +128,8 @@ EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: problem_response}
 
 def status_of(error: Exception) -> int:
     """The status of an error's answer."""
+    if isinstance(error, TopicRefused):
+        return status_of(error.refusal)
     for kind in type(error).__mro__:
         if kind in STATUSES:
             return STATUSES[kind]
@@ -121,6 +140,9 @@ def status_of(error: Exception) -> int:
 
 def problem_of(error: Exception) -> Problem:
     """What is told of an error."""
+    if isinstance(error, TopicRefused):
+        told = problem_of(error.refusal)
+        return msgspec.structs.replace(told, topic=error.topic, detail=f"{error.topic}: {told.detail}")
     status = status_of(error)
     return problem(status, _detail(error, status), kind=_kind(error, status), errors=_faults(error))
 
@@ -163,6 +185,8 @@ def _detail(error: Exception, status: int) -> str:
 def _faults(error: Exception) -> list[Fault] | UnsetType:
     if isinstance(error, ValidationException):
         return _parameter_faults(error) or UNSET
+    if isinstance(error, UnusableBody) and error.header is not None:
+        return [Fault(detail=error.detail, parameter=error.header, place="header")]
     if isinstance(error, UnusableBody) and error.index is not None:
         return [Fault(detail=error.detail, pointer=f"#{error.pointer}")]
     if isinstance(error, InvalidPage):  # its limit was looked at before
@@ -189,6 +213,8 @@ def _in_words(message: str) -> str:
 
 
 def _headers(error: Exception, status: int) -> dict[str, str]:
+    if isinstance(error, TopicRefused):
+        return _headers(error.refusal, status)
     headers = dict(NEVER_KEPT)
     if isinstance(error, HTTPException) and error.headers:
         headers |= error.headers

@@ -24,9 +24,11 @@ from streams.frames import Frames
 from streams.hub import Hub
 from streams.log import Log
 from streams.overlay import Overlay
+from streams.presence import Presence
 from streams.projection import Projection
 from streams.publisher import Publisher
 from streams.replay import Replay, read_page
+from streams.signals import Signals
 from streams.snapshots import States
 from streams.subscriber import End, Subscriber
 from streams.tail import Place, Tail, find_place
@@ -102,6 +104,8 @@ class Gateway:
             new_window=self._window,
         )
         self.publisher = Publisher(client, self.log, self._owner_if_known)
+        self.presence = Presence(client, self.hub)
+        self.signals = Signals(client, self.hub)
         self.readiness = Readiness(self.tail)
         self.loop_lag = LoopLag()
 
@@ -112,7 +116,10 @@ class Gateway:
 
     def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What must run as long as the process serves; none of it ends by itself."""
-        return self.tail.run(), self.tail.watch(), self.replay.run(), self._tick(), self._prune()
+        return (
+            *(self.tail.run(), self.tail.watch(), self.replay.run(), self.presence.run()),
+            *(self._tick(), self._prune()),
+        )
 
     async def drain(self, seconds: float) -> None:
         """Take no new streams and end the open ones, evenly over `seconds`, each with a jittered time to come back."""
@@ -133,7 +140,7 @@ class Gateway:
 
     def _window(self, place: Place) -> Window:
         return Window(
-            Frames(place.epoch, self.encoder),
+            Frames(place.epoch, self.encoder, shows_fee=self.settings.show_platform_fee),
             place.position,
             max_entries=self.settings.window_events,
             max_bytes=self.settings.window_bytes,

@@ -44,7 +44,7 @@ _log = structlog.get_logger()
 class Opening(msgspec.Struct, frozen=True, gc=False):
     """How a stream begins: `blocks` are written first, then the events of `feeds` past `start`.
 
-    `address` is the client's, as the caps count it.
+    `address` is the client's, as the caps count it; `since` as in `Subscriber`.
     """
 
     feeds: tuple[Feed, ...]
@@ -52,6 +52,7 @@ class Opening(msgspec.Struct, frozen=True, gc=False):
     grant: Grant
     address: str
     blocks: bytes
+    since: tuple[int, ...] | None = None
 
 
 class StreamResponse:
@@ -90,12 +91,7 @@ class StreamResponse:
         opening = self._opening
         if opening is not None:
             subscriber = Subscriber(
-                connection,
-                tuple([feed.key for feed in opening.feeds]),
-                tuple([feed.filter for feed in opening.feeds]),
-                opening.start,
-                opening.grant,
-                opening.address,
+                connection, opening.feeds, opening.start, opening.grant, opening.address, opening.since
             )
             subscriber.paused = connection.is_full
             connection.subscriber = subscriber

@@ -5,6 +5,7 @@ To add a setting: one field, with its unit in its name, how it is read, its defa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from auth.addresses import read_jwks_url
 from gateway.errors import GatewayError
 from gateway.peers import read_networks
 from streams.credentials import ROLES, Role, password_variable
@@ -126,6 +128,13 @@ def _database_url(text: str) -> Secret:
     return Secret(text)
 
 
+def _table(text: str) -> str:
+    # Two tables are named after it, in PostgreSQL with at most 63 characters.
+    if re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,55}", text) is None:
+        raise ValueError(f"{_shown(text)} is not the name of a table, or a schema's and a table's with a dot between")
+    return text
+
+
 def _nats_url(text: str) -> Secret:
     for server in text.split(","):
         try:
@@ -195,6 +204,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: Annotated[Secret | None, _database_url, "the projection; by default a SQLite file in data_dir"] = None
     statement_seconds: Annotated[float, _number(0.1, 60), "for one SQL statement, waiting for locks included"] = 2.0
 
+    outbox_database_url: Annotated[Secret | None, _database_url, "an application's, with an outbox to relay"] = None
+    outbox_table: Annotated[str, _table, "the outbox in it; schema.table where it is in a schema"] = "passline_outbox"
+    outbox_keep_seconds: Annotated[int, _whole(0, 366 * 86_400), "that an outbox keeps what was published"] = 86_400
+
     heartbeat_seconds: Annotated[float, _number(0.05, 300), "without traffic until a stream's heartbeat"] = 15.0
     retry_ms: Annotated[int, _whole(500, 600_000), "after which clients come back, half of it more or less"] = 2000
     window_events: Annotated[int, _whole(1, 100_000_000), "newest events that a process keeps in memory"] = 100_000
@@ -217,10 +230,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_key_file: Annotated[
         Path | None, _path, "the issuer's public key in PEM; by default a development key made in data_dir"
     ] = None
+    token_jwks_url: Annotated[
+        str | None, read_jwks_url, "instead: where the issuer publishes its keys, as a JWK Set"
+    ] = None
     token_identity_claim: Annotated[str, _line, "the one claim that says who it is"] = "sub"  # noqa: S105 - a name
     token_prefix: Annotated[str, _prefix, "stands before each identity of the issuer"] = ""
     token_restaurants: Annotated[bool, _switch, "whether the issuer's claim `restaurants` is believed"] = True
     token_max_life_seconds: Annotated[int, _whole(60, 86_400), "that a token may be valid for"] = 86_400
+    issuers_file: Annotated[Path | None, _path, "more issuers, in TOML"] = None
+    jwks_refresh_seconds: Annotated[int, _whole(10, 86_400), "from one fetch of an issuer's keys to the next"] = 600
+    jwks_stale_seconds: Annotated[int, _whole(10, 30 * 86_400), "that fetched keys stay good without a next fetch"] = (
+        86_400
+    )
+    forwarded_identity: Annotated[
+        str | None, _line, "the issuer whose tokens the trusted proxies have verified; they say who is asking"
+    ] = None
+    forwarded_life_seconds: Annotated[
+        int, _whole(10, 86_400), "that an identity from a proxy is good for where the proxy does not say"
+    ] = 900
+
+    show_platform_fee: Annotated[bool, _switch, "whether customers are shown the platform's fee"] = False
+    team_carts: Annotated[bool, _switch, "whether there are streams of team carts"] = False
 
     cors_origins: Annotated[
         frozenset[str], _origins, "other origins whose pages may use this gateway, with commas between"
@@ -265,6 +295,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if wrong:
             raise SettingsInvalid(wrong)
         return settings
+
+    @property
+    def takes_development_tokens(self) -> bool:
+        """Whether there is a development key: only where no issuer has a key of its own."""
+        return self.token_key_file is None and self.token_jwks_url is None and self.issuers_file is None
 
     @property
     def sql_url(self) -> str:
@@ -324,5 +359,20 @@ def _contradictions(settings: Settings) -> list[str]:
         told.append(
             f"{_variable('insecure_cookies')}: browsers see {settings.public_url}, so session cookies can and must be "
             f"secure; unset this, or mend {_variable('public_url')}"
+        )
+    if settings.token_jwks_url and settings.token_key_file:
+        told.append(
+            f"{_variable('token_jwks_url')}: {_variable('token_key_file')} is set as well, and an issuer has its keys "
+            "from one place; unset one of them"
+        )
+    if settings.jwks_stale_seconds < settings.jwks_refresh_seconds:
+        told.append(
+            f"{_variable('jwks_stale_seconds')}: keys would be too old before they are fetched anew; set it to no less "
+            f"than {_variable('jwks_refresh_seconds')}, {settings.jwks_refresh_seconds}"
+        )
+    if settings.forwarded_identity and not settings.trusted_proxies:
+        told.append(
+            f"{_variable('forwarded_identity')}: nobody would be believed; name the proxies that verify tokens in "
+            f"{_variable('trusted_proxies')}"
         )
     return told

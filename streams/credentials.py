@@ -14,7 +14,7 @@ from streams.errors import CredentialsUnreadable
 if TYPE_CHECKING:
     from pathlib import Path
 
-Role = Literal["publisher", "access", "gateway", "worker", "admin"]
+Role = Literal["publisher", "access", "orders", "gateway", "worker", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 # By user. What a later version wrote for users of its own is kept.

@@ -6,7 +6,7 @@ import msgspec
 
 from streams.errors import StreamsError
 from streams.events import AnyEvent, Event, EventError, OrderEvent, decode
-from streams.matrix import KEYS
+from streams.matrix import LANES, lanes_of
 from streams.outline import KINDS, outline
 from streams.subjects import order_subject
 
@@ -22,7 +22,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """What stands at `sequence` of the log.
 
     `kind` is the event's class, or None where the body is not an event that this version can use; then `problem` says
-    why. `order_id` is of order events only, `keys` are what the hub routes them by. `time` is the log's own time in
+    why. `order_id` is of order events only, `lanes` are what the hub routes by. `time` is the log's own time in
     Unix seconds.
     """
 
@@ -32,7 +32,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     kind: type[Event] | None
     order_id: str | None = None
-    keys: tuple[str, ...] = ()
+    lanes: tuple[str, ...] = ()
     problem: StreamsError | None = None
 
     @property
@@ -46,17 +46,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         return restaurant_id, customer_key
 
 
-_KINDS = {outlined: (kind, kind.type_name(), KEYS[kind]) for outlined, kind in KINDS.items()}
+_KINDS = {outlined: (kind, kind.type_name(), LANES[kind]) for outlined, kind in KINDS.items()}
 
 
 def judge(sequence: int, time: float, subject: str, body: bytes) -> Entry:
     """Judge one message of the log. Never raises: what is wrong with it is in the entry."""
     order = outline(body)
     if order is not None:
-        kind, name, keys = _KINDS[type(order)]
+        kind, name, lanes = _KINDS[type(order)]
         order_id, restaurant_id, customer_key = order.order_id, order.restaurant_id, order.customer_key
         if subject == order_subject(restaurant_id, customer_key, order_id, name):
-            told = keys[order.target](order_id, restaurant_id, customer_key)
+            told = lanes[order.target](order_id, restaurant_id, customer_key)
             return Entry(sequence, time, subject, body, kind, order_id, told)
     return _judge_decoded(sequence, time, subject, body)
 
@@ -69,7 +69,5 @@ def _judge_decoded(sequence: int, time: float, subject: str, body: bytes) -> Ent
             raise SubjectMismatch(subject, wanted)
     except EventError as problem:
         return Entry(sequence, time, subject, body, None, problem=problem)
-    if not isinstance(event, OrderEvent):
-        return Entry(sequence, time, subject, body, type(event))
-    keys = KEYS[type(event)][event.target](event.order_id, event.restaurant_id, event.customer_key)
-    return Entry(sequence, time, subject, body, type(event), event.order_id, keys)
+    order_id = event.order_id if isinstance(event, OrderEvent) else None
+    return Entry(sequence, time, subject, body, type(event), order_id, lanes_of(event))

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from streams.database import DatabaseUnavailable
 from streams.errors import StreamsError
 from streams.inquiry import Inquiry
-from streams.overlay import Overlay, moved_on, staff_fact
-from streams.snapshots import Member, NoPosition, OrderOwner, Reading, Standing, States
+from streams.overlay import Overlay
+from streams.snapshots import NoPosition, OrderOwner, Reading, States
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
+    from streams.changes import Change
     from streams.log import Log
+
+K = TypeVar("K")
+S = TypeVar("S")
 
 WAIT_FOR_ORDER_SECONDS = 5.0
 """So long the tail may take to bring an order that nobody has heard of."""
@@ -37,6 +41,26 @@ class OrderUnknown(StreamsError):
     def __init__(self, order_id: str) -> None:
         super().__init__(f"there is no order {order_id}")
         self.order_id = order_id
+
+
+class FactKind(Protocol[K, S]):
+    """A kind of fact that the log's events change. `K` says which one, `S` is what is known of it, never None."""
+
+    def name(self, key: K) -> str:
+        """As `streams.changes` names it."""
+        ...
+
+    async def read(self, sql: Reading, keys: Collection[K]) -> Mapping[K, S]:
+        """Each of them at the reading's position."""
+        ...
+
+    async def applied(self, sql: Reading, key: K, event_ids: Collection[str]) -> Collection[str]:
+        """Which of the events had been applied at the reading's position: what repeats one of them changes nothing."""
+        ...
+
+    def moved_on(self, state: S, changes: Sequence[Change], applied: Collection[str]) -> S:
+        """The fact after further changes. One that repeats another, or one of those `applied` before, is none."""
+        ...
 
 
 class Decision:
@@ -58,27 +82,26 @@ class Decision:
             self._check_floor()
         return {order_id: owners.get(order_id) or self._overlay.owner(order_id) for order_id in order_ids}
 
-    async def standing(self, restaurant_id: str, subject_key: str) -> Standing:
-        """What somebody is to a restaurant. Raises FactsUnavailable."""
-        member = (restaurant_id, subject_key)
-        return (await self.standings([member]))[member]
+    async def state(self, kind: FactKind[K, S], key: K) -> S:
+        """One fact of a kind. Raises FactsUnavailable."""
+        return (await self.states(kind, [key]))[key]
 
-    async def standings(self, members: Sequence[Member]) -> dict[Member, Standing]:
-        """The same of several people, each with a restaurant. They are remembered."""
-        applied = await self.sql.standings(members)
+    async def states(self, kind: FactKind[K, S], keys: Sequence[K]) -> dict[K, S]:
+        """The same of several keys. They are remembered."""
+        read = await kind.read(self.sql, keys)
         position = self.sql.position.sequence
-        repeated: dict[Member, frozenset[str]] = {}
-        for member in members:
-            if ids := {each.event.event_id for each in self._overlay.changes(staff_fact(*member), position)}:
-                repeated[member] = await self.sql.applied_staff_events(*member, ids)
+        applied: dict[K, Collection[str]] = {}
+        for key in keys:
+            if ids := {each.event.event_id for each in self._overlay.changes(kind.name(key), position)}:
+                applied[key] = await kind.applied(self.sql, key, ids)
         self._check_floor()
         # Nothing is awaited from here on, so what is remembered is true at the overlay's head.
-        known: dict[Member, Standing] = {}
-        for member in members:
-            fact = staff_fact(*member)
+        known: dict[K, S] = {}
+        for key in keys:
+            fact = kind.name(key)
             changes = self._overlay.changes(fact, position)
-            known[member] = moved_on(applied[member], changes, repeated.get(member, ())) if changes else applied[member]
-            self._overlay.remember(fact, known[member])
+            known[key] = kind.moved_on(read[key], changes, applied.get(key, ())) if changes else read[key]
+            self._overlay.remember(fact, known[key])
         return known
 
     def _check_floor(self) -> None:
@@ -89,7 +112,7 @@ class Decision:
 class Facts:
     """The facts as this process knows them. `epoch` is set by the tail.
 
-    `reading` is for who needs a transaction, as for a snapshot. `standing` and `owner` answer from memory, and read
+    `reading` is for who needs a transaction, as for a snapshot. `state` and `owner` answer from memory, and read
     together what many ask for at once, so that a storm of returning clients is a handful of transactions.
     """
 
@@ -98,14 +121,14 @@ class Facts:
         self._log = log
         self._owners: OrderedDict[str, OrderOwner] = OrderedDict()
         self._next_floor = 0
-        self._standings_asked = Inquiry[Member, Standing](self._read_standings)
+        self._asked: dict[FactKind[Any, Any], Inquiry[Any, Any]] = {}
         self._owners_asked = Inquiry[str, OrderOwner | None](self._read_owners)
         self.overlay = overlay
         self.epoch = epoch
 
     @property
     def position(self) -> int:
-        """What `standing` has answered is true here, as long as nothing was awaited since."""
+        """What `state` has answered is true here, as long as nothing was awaited since."""
         return self.overlay.head
 
     @asynccontextmanager
@@ -129,12 +152,12 @@ class Facts:
         except (DatabaseUnavailable, NoPosition) as error:
             raise FactsUnavailable(str(error)) from error
 
-    async def standing(self, restaurant_id: str, subject_key: str) -> Standing:
-        """What somebody is to a restaurant, at `position`. Raises FactsUnavailable."""
-        fact = staff_fact(restaurant_id, subject_key)
-        while (known := self.overlay.standing(fact)) is None:
-            await self._standings_asked.ask((restaurant_id, subject_key))
-        return known
+    async def state(self, kind: FactKind[K, S], key: K) -> S:
+        """One fact of a kind, at `position`. Raises FactsUnavailable."""
+        fact = kind.name(key)
+        while (known := self.overlay.known(fact)) is None:
+            await self._inquiry(kind).ask(key)
+        return cast("S", known)
 
     def recent_owner(self, order_id: str) -> OrderOwner | None:
         """Whose a recent order is by what this process remembers: enough to allow that one, not to refuse anybody."""
@@ -185,9 +208,12 @@ class Facts:
         self.overlay.prune(self._next_floor, window_floor=window_floor)
         self._next_floor = position
 
-    async def _read_standings(self, members: Sequence[Member]) -> dict[Member, Standing]:
-        async with self.reading() as decision:
-            return await decision.standings(members)
+    def _inquiry(self, kind: FactKind[K, S]) -> Inquiry[K, S]:
+        async def read(keys: Sequence[K]) -> dict[K, S]:
+            async with self.reading() as decision:
+                return await decision.states(kind, keys)
+
+        return self._asked.setdefault(kind, Inquiry[K, S](read))
 
     async def _read_owners(self, order_ids: Sequence[str]) -> dict[str, OrderOwner | None]:
         epoch = self.epoch

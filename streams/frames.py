@@ -5,7 +5,7 @@ How a block looks on the wire is the gateway's business: it hands an `Encoder` i
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
@@ -13,7 +13,11 @@ import structlog
 from streams.cursor import Cursor
 from streams.entry import Entry
 from streams.events import decode
-from streams.matrix import notifications
+from streams.matrix import notification
+from streams.topics import lane_of, topic_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _log = structlog.get_logger()
 _json = msgspec.json.Encoder()
@@ -43,7 +47,7 @@ class Encoder(Protocol):
 
 
 class Broadcast(msgspec.Struct, eq=False, gc=False):
-    """An entry of the log on its way to subscribers: `keys` say whom it is for, `blocks` are the frames made of it.
+    """An entry of the log on its way to subscribers: `lanes` say whom it is for, `blocks` are the frames made of it.
 
     It holds the body, which takes half as much memory as the event: few events are ever shown.
     """
@@ -51,7 +55,7 @@ class Broadcast(msgspec.Struct, eq=False, gc=False):
     sequence: int
     time: float
     body: bytes
-    keys: tuple[str, ...]
+    lanes: tuple[str, ...]
     held: bool = False
     rendered: int = 0
     blocks: dict[str, bytes] | None = None
@@ -59,7 +63,7 @@ class Broadcast(msgspec.Struct, eq=False, gc=False):
     @classmethod
     def of(cls, entry: Entry) -> Broadcast:
         """One that no window holds."""
-        return cls(entry.sequence, entry.time, entry.body, entry.keys)
+        return cls(entry.sequence, entry.time, entry.body, entry.lanes)
 
     @property
     def size(self) -> int:
@@ -68,18 +72,22 @@ class Broadcast(msgspec.Struct, eq=False, gc=False):
 
 
 class Frames:
-    """Renders broadcasts for one epoch of the log. `held_bytes` counts all that was taken and not released."""
+    """Renders broadcasts for one epoch of the log. `held_bytes` counts all that was taken and not released.
 
-    def __init__(self, epoch: str, encoder: Encoder) -> None:
+    `shows_fee` says whether customers are shown the platform's fee.
+    """
+
+    def __init__(self, epoch: str, encoder: Encoder, *, shows_fee: bool = False) -> None:
         self.epoch = epoch
         self.encoder = encoder
         self.held_bytes = 0
+        self._shows_fee = shows_fee
 
     def take(self, entry: Entry) -> Broadcast:
         """An entry made ready for the window."""
         body = entry.body
         self.held_bytes += ENTRY_COST + len(body)
-        return Broadcast(entry.sequence, entry.time, body, entry.keys, True)
+        return Broadcast(entry.sequence, entry.time, body, entry.lanes, True)
 
     def release(self, broadcast: Broadcast) -> None:
         """The window has forgotten it."""
@@ -90,18 +98,23 @@ class Frames:
         """A position's text."""
         return str(Cursor(self.epoch, sequence))
 
-    def of(self, broadcast: Broadcast, keys: tuple[str, ...]) -> bytes:
+    def of(self, broadcast: Broadcast, keys: Sequence[str]) -> bytes:
         """All blocks of one entry for a subscriber of `keys`: one write, and only the last block carries the id.
 
-        A client that is cut between two blocks of an entry has not moved past it, and gets both again.
+        A client that is cut between two blocks of an entry has not moved past it, and gets both again. Empty where the
+        entry has nothing for any of the keys.
         """
         if len(keys) == 1:
-            return self._last_block(broadcast, keys[0])
-        matching = [key for key in keys if key in broadcast.keys]
+            return self._block(broadcast, keys[0])
+        lanes = broadcast.lanes
+        matching = [key for key in keys if lane_of(key) in lanes and self._block(broadcast, key)]
+        if not matching:
+            return b""
         unmarked = [self._render(broadcast, key, None) for key in matching[:-1]]
-        return b"".join([*unmarked, self._last_block(broadcast, matching[-1])])
+        return b"".join([*unmarked, self._block(broadcast, matching[-1])])
 
-    def _last_block(self, broadcast: Broadcast, key: str) -> bytes:
+    def _block(self, broadcast: Broadcast, key: str) -> bytes:
+        """The block for one key, with its id; empty where the entry has nothing for its audience."""
         blocks = broadcast.blocks
         if blocks is None:
             blocks = broadcast.blocks = {}
@@ -114,16 +127,18 @@ class Frames:
         return block
 
     def _render(self, broadcast: Broadcast, key: str, cursor: str | None) -> bytes:
-        if key not in broadcast.keys:
+        if lane_of(key) not in broadcast.lanes:
             raise ValueError(f"entry {broadcast.sequence} has nothing for {key}")
         event = decode(broadcast.body)
-        (notification,) = [each for each in notifications(event) if each.key == key]
+        told = notification(event, key)
+        if told is None:
+            return b""
         try:
-            data = _json.encode(notification.render(event))  # type: ignore[arg-type]  # order views for order events
-            name = notification.name
+            data = _json.encode(told.render(event, shows_fee=self._shows_fee))
+            name = told.name
         except Exception:
             # One faulty view must harm no other topic and no other event.
-            _log.exception("view_failed", event_id=event.event_id, topic=notification.topic, type=event.type_name())
-            data = _json.encode({"eventId": event.event_id, "topic": notification.topic})
+            _log.exception("view_failed", event_id=event.event_id, topic=topic_of(key), type=event.type_name())
+            data = _json.encode({"eventId": event.event_id, "topic": topic_of(key)})
             name = GAP
         return self.encoder.event(name, data, cursor)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 import structlog
 
+from streams.departures import Departures
 from streams.entry import Entry
 from streams.errors import SubscriptionRefused
 from streams.frames import Broadcast, Frames
@@ -79,8 +80,9 @@ class Hub:
         self.draining = False
         self.ended: dict[End, int] = dict.fromkeys(End, 0)
         self.refused: dict[str, int] = dict.fromkeys((*Limits.__struct_fields__, "draining", "outdated"), 0)
+        self.departures = Departures()
         self._subscribers: dict[Subscriber, None] = {}
-        self._by_key = Index()
+        self._by_lane = Index()
         self._by_grant = Index()
         self._by_subject = Index()
         self._by_address = Tally()
@@ -140,15 +142,15 @@ class Hub:
         subscriber.hub = self
         self._share(subscriber)
         self._subscribers[subscriber] = None
-        for key in subscriber.keys:
-            self._by_key.add(key, subscriber)
+        for lane in subscriber.lanes:
+            self._by_lane.add(lane, subscriber)
         for fact in subscriber.grant.revocable_by:
             self._by_grant.add(fact, subscriber)
         if subscriber.grant.subject:
             self._by_subject.add(subscriber.grant.subject, subscriber)
         self._by_address.add(subscriber.address)
         now = self.clock()
-        subscriber.written_at = subscriber.progressed_at = now
+        subscriber.opened_at = subscriber.written_at = subscriber.progressed_at = now
         subscriber.connection.write(opening)
         self._wheel.schedule(subscriber, self._deadline(subscriber, now))
         subscriber.catch_up()
@@ -156,8 +158,10 @@ class Hub:
     def detach(self, subscriber: Subscriber) -> None:
         """Forget a subscriber that has closed. Its `close` calls this; nobody else should."""
         del self._subscribers[subscriber]
-        for key in subscriber.keys:
-            self._by_key.discard(key, subscriber)
+        for lane in subscriber.lanes:
+            self._by_lane.discard(lane, subscriber)
+            if not self._by_lane.count(lane):
+                self.departures.note(lane, self.clock())
         for fact in subscriber.grant.revocable_by:
             self._by_grant.discard(fact, subscriber)
         self._by_subject.discard(subscriber.grant.subject, subscriber)
@@ -167,11 +171,11 @@ class Hub:
 
     def _share(self, subscriber: Subscriber) -> None:
         """Let it hold the very texts that another one of its topic holds: 290 bytes of a stream that has none."""
-        twin = self._by_key.newest(subscriber.keys[0])
+        twin = self._by_lane.newest(subscriber.lanes[0])
         if twin is None:
             return
         if twin.keys == subscriber.keys and twin.filters == subscriber.filters:
-            subscriber.keys, subscriber.filters = twin.keys, twin.filters
+            subscriber.keys, subscriber.lanes, subscriber.filters = twin.keys, twin.lanes, twin.filters
         if twin.address == subscriber.address:
             subscriber.address = twin.address
 
@@ -192,14 +196,14 @@ class Hub:
     def _check_room(self, subscriber: Subscriber) -> None:
         limits, subject = self.limits, subscriber.grant.subject
         self._check_process_and_address(subscriber.address)
-        for key in subscriber.keys:
-            check_room("per_topic", limits.per_topic, self._by_key.count(key))
+        for lane in subscriber.lanes:
+            check_room("per_topic", limits.per_topic, self._by_lane.count(lane))
         if subject:
             check_room("per_subject", limits.per_subject, self._by_subject.count(subject))
-            check_room("per_subject_topic", limits.per_subject_topic, self._alike(subject, subscriber.keys))
+            check_room("per_subject_topic", limits.per_subject_topic, self._alike(subject, subscriber.lanes))
 
-    def _alike(self, subject: str, keys: tuple[str, ...]) -> int:
-        """How many streams the subject has on that one of `keys` where it has most; 0 where the cap can't be reached.
+    def _alike(self, subject: str, lanes: tuple[str, ...]) -> int:
+        """How many streams the subject has on that one of `lanes` where it has most; 0 where the cap can't be reached.
 
         Found by looking at the subject's streams or at the topics', whichever are fewer: no count is kept for each
         pair. A subject has few where it is capped. Where it is not, one with thousands on thousands of topics meets few
@@ -207,13 +211,21 @@ class Hub:
         """
         cap = self.limits.per_subject_topic
         own = self._by_subject.count(subject)
-        crowded = [key for key in keys if self._by_key.count(key) >= cap] if 0 < cap <= own else []
+        crowded = [lane for lane in lanes if self._by_lane.count(lane) >= cap] if 0 < cap <= own else []
         if not crowded:
             return 0
-        if own <= sum(self._by_key.count(key) for key in crowded):
-            tally = Counter(key for each in self._by_subject.at(subject) for key in set(each.keys))
-            return max(tally[key] for key in crowded)
-        return max(sum(each.grant.subject == subject for each in self._by_key.at(key)) for key in crowded)
+        if own <= sum(self._by_lane.count(lane) for lane in crowded):
+            tally = Counter(lane for each in self._by_subject.at(subject) for lane in set(each.lanes))
+            return max(tally[lane] for lane in crowded)
+        return max(sum(each.grant.subject == subject for each in self._by_lane.at(lane)) for lane in crowded)
+
+    def is_watched(self, lane: str) -> bool:
+        """Whether somebody watches what goes to `lane`."""
+        return lane in self._by_lane.texts
+
+    def watching(self, lane: str) -> tuple[Subscriber, ...]:
+        """Who watches what goes to `lane`."""
+        return self._by_lane.at(lane)
 
     # -- the log moves -------------------------------------------------------------------------------------------------
 
@@ -226,20 +238,27 @@ class Hub:
         previous = self.head
         broadcasts = self.window.extend(entries)
         head, pause, asked = self.head, self.fan_out_pause, 0
-        for key, own in self._watched(broadcasts).items():
-            shared: bytes | None = None
-            everyone = self._by_key.at(key)
+        for lane, own in self._watched(broadcasts).items():
+            # Nearly always all of them have the same keys; a lane with several audiences has bytes for each.
+            keys: tuple[str, ...] | None = None
+            made: dict[tuple[str, ...], bytes] = {}
+            shared = b""
+            everyone = self._by_lane.at(lane)
             for begin in range(0, len(everyone), pause):
                 now = self.clock()
                 some = everyone[begin : begin + pause]
                 # What is done for each delivery is done here, without a further call: the less, the better.
                 for subscriber in some:
                     if subscriber.cursor <= previous and subscriber.live and len(subscriber.keys) == 1:
-                        if shared is None:
-                            shared = self._shared(own, subscriber.keys)
+                        if subscriber.keys is not keys:
+                            keys = subscriber.keys
+                            if keys not in made:
+                                made[keys] = self._shared(own, keys)
+                            shared = made[keys]
                         subscriber.cursor = head
-                        subscriber.written_at = now
-                        subscriber.connection.write(shared)
+                        if shared:
+                            subscriber.written_at = now
+                            subscriber.connection.write(shared)
                     elif subscriber.live and subscriber.cursor < head:
                         subscriber.cursor = max(subscriber.cursor, previous)
                         subscriber.catch_up()
@@ -249,11 +268,26 @@ class Hub:
                     yield
         self.completed = head
 
-    def revoke(self, fact: str, sequence: int) -> None:
-        """The log took back, at `sequence`, what `fact` had allowed: end what was decided before, and remember it."""
+    def signal(self, lane: str, keys: Set[str], block: bytes) -> Iterator[None]:
+        """Write `block` to those on `lane` who have one of `keys` and are live at this moment; nobody gets it later.
+
+        It carries no id: no cursor moves by it, and no heartbeat is put off, or a stream that has signals only would
+        keep its old position. A generator like `dispatch`; both may be under way at once.
+        """
+        for number, subscriber in enumerate(self._by_lane.at(lane), 1):
+            if subscriber.live and not keys.isdisjoint(subscriber.keys):
+                subscriber.connection.write(block)
+            if number % self.fan_out_pause == 0:
+                yield
+
+    def revoke(self, fact: str, sequence: int, *, spared: str = "") -> None:
+        """The log took back, at `sequence`, what `fact` had allowed: end what was decided before, and remember it.
+
+        The streams of the subject `spared` go on.
+        """
         self._revoked[fact] = sequence
         for subscriber in self._by_grant.at(fact):
-            if subscriber.grant.decided_at < sequence:
+            if subscriber.grant.decided_at < sequence and subscriber.grant.subject != (spared or None):
                 subscriber.close(End.REVOKED)
         if len(self._revoked) > 1024:
             self._revoked = {each: at for each, at in self._revoked.items() if at > self.window.floor}
@@ -300,15 +334,15 @@ class Hub:
         return deadline if expires_at is None else min(deadline, expires_at)
 
     def _watched(self, broadcasts: Iterable[Broadcast]) -> dict[str, list[Broadcast]]:
-        """Those that somebody watches, by key."""
-        by_key: dict[str, list[Broadcast]] = {}
-        watched = self._by_key.texts
+        """Those that somebody watches, by lane."""
+        by_lane: dict[str, list[Broadcast]] = {}
+        watched = self._by_lane.texts
         for broadcast in broadcasts if watched else ():
-            if not watched.isdisjoint(broadcast.keys):
-                for key in broadcast.keys:
-                    if key in watched:
-                        by_key.setdefault(key, []).append(broadcast)
-        return by_key
+            if not watched.isdisjoint(broadcast.lanes):
+                for lane in broadcast.lanes:
+                    if lane in watched:
+                        by_lane.setdefault(lane, []).append(broadcast)
+        return by_lane
 
     def _shared(self, broadcasts: Sequence[Broadcast], keys: tuple[str, ...]) -> bytes:
         if len(broadcasts) == 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from streams.broker import STREAM_NOT_FOUND, ApiAnswer, ask_jetstream, stream_info
+from streams.broker import REQUEST_SECONDS, STREAM_NOT_FOUND, ApiAnswer, ask_jetstream, stream_info
 from streams.errors import AnswerNotUnderstood, EpochMissing, JetStreamRefused, StreamMissing
 
 if TYPE_CHECKING:
@@ -90,17 +90,28 @@ class Log:
         return await self._message({"seq": sequence}) if sequence > 0 else None
 
     async def _message(self, query: dict[str, object]) -> Stored | None:
-        try:
-            answer = await ask_jetstream(self._client, f"STREAM.MSG.GET.{EVENTS}", query, _MessageAnswer)
-        except JetStreamRefused as refusal:
-            if refusal.err_code == _NO_MESSAGE_FOUND:
-                return None
-            if refusal.err_code == STREAM_NOT_FOUND:
-                raise StreamMissing(EVENTS) from refusal
-            raise
-        if (message := answer.message) is None:
-            raise AnswerNotUnderstood(f"STREAM.MSG.GET.{EVENTS}", "no message")
-        return Stored(message.seq, message.subject, message.data, _headers(message.hdrs), _nanoseconds(message.time))
+        return await read_message(self._client, EVENTS, query)
+
+
+async def read_message(
+    client: Client, stream: str, query: dict[str, object], *, budget_seconds: float = REQUEST_SECONDS
+) -> Stored | None:
+    """The message of a stream that `query` asks its leader for, as STREAM.MSG.GET has it; None if there is none.
+
+    Raises StreamMissing besides what `ask_jetstream` raises.
+    """
+    operation = f"STREAM.MSG.GET.{stream}"
+    try:
+        answer = await ask_jetstream(client, operation, query, _MessageAnswer, budget_seconds=budget_seconds)
+    except JetStreamRefused as refusal:
+        if refusal.err_code == _NO_MESSAGE_FOUND:
+            return None
+        if refusal.err_code == STREAM_NOT_FOUND:
+            raise StreamMissing(stream) from refusal
+        raise
+    if (message := answer.message) is None:
+        raise AnswerNotUnderstood(operation, "no message")
+    return Stored(message.seq, message.subject, message.data, _headers(message.hdrs), _nanoseconds(message.time))
 
 
 def epoch_of(configuration: dict[str, Any]) -> str:

@@ -8,37 +8,20 @@ import asyncio
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from streams.events import Role, StaffAssigned, StaffEvent, StaffRevoked
-from streams.snapshots import OrderOwner, Standing
+from streams.changes import DECISIVE, Change, fact_changed_by
+from streams.snapshots import OrderOwner
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
     from streams.entry import Entry
 
 MAX_REMEMBERED = 65_536
-"""Standings that are kept after they were read; who asks for one that was forgotten reads it again."""
-
-
-class StaffChange(msgspec.Struct, frozen=True, gc=False):
-    """One step of somebody's standing in a restaurant, with its place in the log."""
-
-    sequence: int
-    time: float
-    event: StaffAssigned | StaffRevoked
-
-
-def staff_fact(restaurant_id: str, subject_key: str) -> str:
-    """The name of the fact that somebody belongs to a restaurant, by which a revocation finds its streams."""
-    return f"staff:{restaurant_id}:{subject_key}"
+"""Facts that are kept after they were read; who asks for one that was forgotten reads it again."""
 
 
 class Overlay:
     """What the tail saw past `floor` and up to `head` that decides who may see what.
 
-    Beside that, standings that were read from SQL: each is forgotten when the tail reads of a change to it, so what is
+    Beside that, facts that were read from SQL: each is forgotten when the tail reads of a change to it, so what is
     remembered is true at `head`.
     """
 
@@ -51,27 +34,23 @@ class Overlay:
         self.floor = self.head = floor
         # By first appearance, so the oldest stand at the front:
         self._owners: dict[str, tuple[int, OrderOwner]] = {}
-        self._staff: dict[str, list[StaffChange]] = {}
-        self._standings: dict[str, Standing] = {}
+        self._changes: dict[str, list[Change]] = {}
+        self._known: dict[str, object] = {}
 
-    def apply(self, entry: Entry) -> str | None:
-        """Take the next entry. Returns the name of the fact that it takes back, if it does."""
+    def apply(self, entry: Entry) -> None:
+        """Take the next entry."""
         self.head = entry.sequence
         order_id = entry.order_id
-        if order_id is not None:
-            if order_id not in self._owners:
-                owner = OrderOwner(*entry.order_owner())
-                self._owners[order_id] = (entry.sequence, owner)
-                for waiting in self._waiting.pop(order_id, ()):
-                    if not waiting.done():
-                        waiting.set_result(owner)
-        elif isinstance(event := entry.event, StaffEvent):
-            fact = staff_fact(event.restaurant_id, event.subject_key)
-            self._standings.pop(fact, None)
-            if isinstance(event, StaffAssigned | StaffRevoked):
-                self._staff.setdefault(fact, []).append(StaffChange(entry.sequence, entry.time, event))
-            return fact if isinstance(event, StaffRevoked) else None
-        return None
+        if order_id is not None and order_id not in self._owners:
+            owner = OrderOwner(*entry.order_owner())
+            self._owners[order_id] = (entry.sequence, owner)
+            for waiting in self._waiting.pop(order_id, ()):
+                if not waiting.done():
+                    waiting.set_result(owner)
+        if entry.kind in DECISIVE and (event := entry.event) is not None:
+            fact = fact_changed_by(event)
+            self._known.pop(fact, None)
+            self._changes.setdefault(fact, []).append(Change(entry.sequence, entry.time, event))
 
     def prune(self, position: int, *, window_floor: int | None = None) -> None:
         """The projection has come to `position`: what stands up to there is no longer needed here.
@@ -82,9 +61,9 @@ class Overlay:
             self.floor = min(position, self.head)
             kept = (
                 (fact, [each for each in changes if each.sequence > self.floor])
-                for fact, changes in self._staff.items()
+                for fact, changes in self._changes.items()
             )
-            self._staff = {fact: changes for fact, changes in kept if changes}
+            self._changes = {fact: changes for fact, changes in kept if changes}
         recent = self.floor if window_floor is None else min(self.floor, window_floor)
         for order in list(takewhile(lambda order: self._owners[order][0] <= recent, self._owners)):
             del self._owners[order]
@@ -98,19 +77,19 @@ class Overlay:
         known = self._owners.get(order_id)
         return known[1] if known else None
 
-    def changes(self, fact: str, position: int) -> list[StaffChange]:
-        """What changed in somebody's standing past `position`, in order."""
-        return [change for change in self._staff.get(fact, ()) if change.sequence > position]
+    def changes(self, fact: str, position: int) -> list[Change]:
+        """What changed in a fact past `position`, in order."""
+        return [change for change in self._changes.get(fact, ()) if change.sequence > position]
 
-    def standing(self, fact: str) -> Standing | None:
-        """What is remembered of somebody's standing, true at `head`; None where it must be read."""
-        return self._standings.get(fact)
+    def known(self, fact: str) -> object | None:
+        """What is remembered of a fact, true at `head`; None where it must be read."""
+        return self._known.get(fact)
 
-    def remember(self, fact: str, standing: Standing) -> None:
+    def remember(self, fact: str, state: object) -> None:
         """Keep what was read; it must be true at `head` at least."""
-        if len(self._standings) >= MAX_REMEMBERED:
-            del self._standings[next(iter(self._standings))]
-        self._standings[fact] = standing
+        if len(self._known) >= MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[fact] = state
 
     async def wait_for_order(self, order_id: str, seconds: float) -> OrderOwner | None:
         """Its owner as soon as the tail brings it, None if that takes longer."""
@@ -130,23 +109,3 @@ class Overlay:
                 waiting.remove(arrival)
             if not waiting:
                 self._waiting.pop(order_id, None)
-
-
-def moved_on(standing: Standing, changes: Iterable[StaffChange], applied: Collection[str]) -> Standing:
-    """A standing after further changes. What repeats one of them, or one of the events `applied` before, is none.
-
-    So an assignment that its publisher sends again, long after a revocation, gives no role back.
-    """
-    roles, revoked_at, revoked_sequence = set(standing.roles), standing.revoked_at, standing.revoked_sequence
-    seen = set(applied)
-    for change in changes:
-        event = change.event
-        if event.event_id in seen:
-            continue
-        seen.add(event.event_id)
-        if isinstance(event, StaffAssigned):
-            roles.add(event.role)
-        else:
-            roles -= {event.role} if event.role else set(Role)
-            revoked_at, revoked_sequence = change.time, change.sequence
-    return Standing(frozenset(roles), revoked_at, revoked_sequence)

@@ -86,7 +86,8 @@ class Projection:
         try:
             async with writing(self._engine) as connection:
                 await self._advance(connection, epoch, after, upto)
-                for entry, reason in await apply_entries(connection, LIVE, entries):
+                applied = await apply_entries(connection, LIVE, entries)
+                for entry, reason in applied.refused:
                     await set_aside(entry, reason)
         except DatabaseBusy as error:
             raise Fenced(epoch, after) from error
@@ -140,6 +141,6 @@ async def _age(connection: AsyncConnection, *, beyond: int, by: int) -> None:
     orders = LIVE.orders
     sequences = {"first_sequence": orders.c.first_sequence - by, "last_sequence": orders.c.last_sequence - by}
     await execute(connection, update(orders).where(orders.c.first_sequence > beyond).values(sequences))
-    for table in (LIVE.staff_roles, LIVE.staff_revocations, LIVE.staff_events):
+    for table in (LIVE.staff_roles, LIVE.staff_revocations, LIVE.staff_events, LIVE.alarms_due):
         older = {"sequence": table.c.sequence - by}
         await execute(connection, update(table).where(table.c.sequence > beyond).values(older))

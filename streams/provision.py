@@ -1,4 +1,4 @@
-"""The streams EVENTS and DEAD: made where they are missing, and what differs told where they exist."""
+"""The streams: made where they are missing, and what differs told where they exist."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import structlog
 from streams.broker import StreamInfo, ask_jetstream, stream_info
 from streams.errors import JetStreamRefused, StreamMissing
 from streams.log import EVENTS, epoch_of
-from streams.subjects import EVENT_SUBJECTS
+from streams.subjects import COMMAND_SUBJECTS, EVENT_SUBJECTS, IDEMPOTENCY_SUBJECTS
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
 DEAD = "DEAD"
+COMMANDS = "COMMANDS"
+IDEMPOTENCY = "IDEMPOTENCY"
 
 # Making a stream moves files about and in a cluster elects a leader.
 PROVISION_SECONDS = 10.0
@@ -25,6 +27,15 @@ PROVISION_SECONDS = 10.0
 # An event of 64 KB and 8 KB of headers; a dead letter carries that and the reason as JSON.
 MAX_EVENT_MESSAGE_BYTES = (64 + 8) * 1024
 MAX_DEAD_MESSAGE_BYTES = 192 * 1024
+MAX_COMMAND_MESSAGE_BYTES = 16 * 1024
+
+# What the worker was away for longer than this is not told any more.
+_COMMAND_MAX_AGE_SECONDS = 86_400
+# JetStream holds the ids of commands in memory for so long. Longer than a key is remembered, and a command may live.
+_COMMAND_WINDOW_SECONDS = 7_200
+
+IDEMPOTENCY_SECONDS = 3_600
+"""An idempotency key is remembered for so long."""
 
 _SECOND = 1_000_000_000
 
@@ -43,6 +54,8 @@ class StreamSettings:
     replicas: int = 1
     dead_max_age_seconds: int = 30 * 86_400
     dead_max_bytes: int = 256 * 1024**2
+    commands_max_bytes: int = 64 * 1024**2
+    idempotency_max_bytes: int = 64 * 1024**2
 
 
 class Drift(NamedTuple):
@@ -67,19 +80,19 @@ _MUST_BE_OFF = (
 
 
 async def provision(client: Client, settings: StreamSettings) -> Provisioned:
-    """Make EVENTS and DEAD where they are missing; leave as they are where they exist, and tell what differs.
+    """Make the streams where they are missing; leave as they are where they exist, and tell what differs.
 
     Any number of processes may do so at once. The user is `admin`. Raises EpochMissing, JetStreamRefused (as when
     the disk has no room for `max_bytes`), BrokerUnavailable.
     """
     events = {**_events_configuration(settings), "metadata": {"epoch": _new_epoch()}}
-    dead = _dead_configuration(settings)
     found_events = await _ensure(client, events)
-    found_dead = await _ensure(client, dead)
-    drift = (*_drift(events, found_events), *_drift(dead, found_dead))
+    drift = _drift(events, found_events)
+    for wanted in (_dead_configuration(settings), *_command_configurations(settings)):
+        drift += _drift(wanted, await _ensure(client, wanted))
     for difference in drift:
         log.warning("broker.drift", **difference._asdict())
-    return Provisioned(epoch_of(found_events), drift)
+    return Provisioned(epoch_of(found_events), tuple(drift))
 
 
 async def bump_epoch(client: Client) -> str:
@@ -115,6 +128,26 @@ def _dead_configuration(settings: StreamSettings) -> dict[str, Any]:
         # A worker publishes before it commits, and may try again for as long as its database is away.
         "duplicate_window": min(86_400, age) * _SECOND,
     }
+
+
+def _command_configurations(settings: StreamSettings) -> tuple[dict[str, Any], ...]:
+    """COMMANDS is a work queue: what an order service has acknowledged, or the worker has given up, is gone. A full one
+    takes no more, as what waits there was promised an answer. IDEMPOTENCY remembers for a while who asked for what.
+    """
+    commands_bytes, keys_bytes = settings.commands_max_bytes, settings.idempotency_max_bytes
+    commands = _bounded(COMMANDS, (COMMAND_SUBJECTS,), _COMMAND_MAX_AGE_SECONDS, commands_bytes, settings.replicas)
+    keys = _bounded(IDEMPOTENCY, (IDEMPOTENCY_SUBJECTS,), IDEMPOTENCY_SECONDS, keys_bytes, settings.replicas)
+    return (
+        {
+            **commands,
+            "retention": "workqueue",
+            "discard": "new",
+            "max_msg_size": MAX_COMMAND_MESSAGE_BYTES,
+            "duplicate_window": _COMMAND_WINDOW_SECONDS * _SECOND,
+            "deny_delete": False,
+        },
+        {**keys, "max_msg_size": MAX_COMMAND_MESSAGE_BYTES},
+    )
 
 
 def _bounded(name: str, subjects: tuple[str, ...], age: int, size: int, replicas: int) -> dict[str, Any]:

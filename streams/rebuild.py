@@ -17,7 +17,8 @@ from sqlalchemy import bindparam, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from streams.applying import apply_entries, seen_before
+from streams.applying import apply_entries
+from streams.applying.orders import seen_before
 from streams.database import DatabaseBusy, answering, connected, execute, transaction
 from streams.entry import Entry
 from streams.errors import StreamsError
@@ -101,9 +102,15 @@ async def _copy_older(connection: AsyncConnection, first: int) -> None:
     An order that began before the log's first entry and went on after it is taken as it is now: what the log still
     tells is applied to it again and decides. For that it must not count as a repetition.
     """
+    is_older = LIVE.orders.c.first_sequence < first
     for table, shadow in zip(LIVE, SHADOW, strict=True):
-        since = table.c.first_sequence if table is LIVE.orders else table.c.sequence
-        older = select(*table.c).where(since < first)
+        older = select(*table.c)
+        if table is LIVE.orders:
+            older = older.where(is_older)
+        elif table is LIVE.alarms_due:  # they are a part of their orders
+            older = older.where(table.c.order_id.in_(select(LIVE.orders.c.order_id).where(is_older)))
+        else:
+            older = older.where(table.c.sequence < first)
         await execute(connection, insert(shadow).from_select(table.c.keys(), older))
     orders = SHADOW.orders
     columns = (orders.c.order_id, orders.c.applied, orders.c.first_sequence)

@@ -9,9 +9,10 @@ import datetime as dt
 import re
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, not_, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -26,7 +27,6 @@ from streams.events import (
     OrderPlaced,
     OrderPreparing,
     OrderReadyForDelivery,
-    Role,
 )
 from streams.matrix import MATRIX
 from streams.projection import Position, read_position
@@ -60,28 +60,8 @@ class OrderOwner(msgspec.Struct, frozen=True, gc=False):
     customer_key: str
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """What somebody is to a restaurant.
-
-    `revoked_at` is the log's time (Unix seconds) of the last revocation there, of one role or of all, and
-    `revoked_sequence` where it stands in the log; both are None if there was none. A sequence below 1 is from a
-    former log.
-    """
-
-    roles: frozenset[Role]
-    revoked_at: float | None = None
-    revoked_sequence: int | None = None
-
-
-_STRANGER = Standing(frozenset())
-"""What almost everybody is to almost every restaurant, once for all who are remembered."""
-
-Member: TypeAlias = tuple[str, str]
-"""A restaurant's id and somebody's identity key."""
-
-
-class CustomerOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
-    """An order as its customer may see it. Whole: null is what is not known."""
+class GuestOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
+    """An order as everybody may see it who may see it at all. Whole: null is what is not known."""
 
     order_id: str
     order_number: str | None
@@ -99,12 +79,19 @@ class CustomerOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename=
     ready_for_delivery_at: dt.datetime | None
     rejected_at: dt.datetime | None
     cancelled_at: dt.datetime | None
+
+
+class CustomerOrder(GuestOrder, frozen=True, kw_only=True, gc=False):
+    """An order as its customer may see it. The platform's fee is there only where customers are shown it."""
+
     total: Money | None
+    platform_fee: Money | UnsetType | None = UNSET
 
 
-class RestaurantOrder(CustomerOrder, frozen=True, kw_only=True, gc=False):
+class RestaurantOrder(GuestOrder, frozen=True, kw_only=True, gc=False):
     """An order as its restaurant may see it: with what to cook, and without who ordered it."""
 
+    total: Money | None
     items: list[OrderItem] | None
 
 
@@ -146,65 +133,39 @@ class Reading:
     async def order_owners(self, order_ids: Collection[str]) -> dict[str, OrderOwner]:
         """Whose the orders are, as far as they were heard of up to the position."""
         orders = LIVE.orders.c
-        rows = await self._all(
+        rows = await self.rows(
             select(orders.order_id, orders.restaurant_id, orders.customer_key).where(orders.order_id.in_(order_ids))
         )
         return {row["order_id"]: OrderOwner(row["restaurant_id"], row["customer_key"]) for row in rows}
 
-    async def standings(self, members: Collection[Member]) -> dict[Member, Standing]:
-        """What each of the people is to the restaurant beside them, and when somebody last ended that."""
-        held, revoked = LIVE.staff_roles.c, LIVE.staff_revocations.c
-        roles: dict[Member, set[Role]] = {}
-        for row in await self._all(
-            select(held.restaurant_id, held.subject_key, held.role).where(
-                tuple_(held.restaurant_id, held.subject_key).in_(members)
-            )
-        ):
-            roles.setdefault((row["restaurant_id"], row["subject_key"]), set()).add(Role(row["role"]))
-        last = {
-            (row["restaurant_id"], row["subject_key"]): (row["revoked_at"], row["sequence"])
-            for row in await self._all(
-                select(revoked.restaurant_id, revoked.subject_key, revoked.revoked_at, revoked.sequence).where(
-                    tuple_(revoked.restaurant_id, revoked.subject_key).in_(members)
-                )
-            )
-        }
-        return {member: _standing(roles.get(member, ()), last.get(member)) for member in members}
-
-    async def applied_staff_events(
-        self, restaurant_id: str, subject_key: str, event_ids: Collection[str]
-    ) -> frozenset[str]:
-        """Which of the events were applied for this person: what repeats one of them changes nothing."""
-        applied = LIVE.staff_events.c
-        rows = await self._all(
-            select(applied.event_id).where(
-                applied.event_id.in_(event_ids),
-                applied.restaurant_id == restaurant_id,
-                applied.subject_key == subject_key,
-            )
-        )
-        return frozenset(row["event_id"] for row in rows)
-
     async def restaurant_snapshot(self, restaurant_id: str) -> list[RestaurantOrder]:
         """The restaurant's open orders, oldest first: those neither delivered nor rejected nor cancelled."""
-        return [_restaurant_order(row) for row in await self._all(_open_orders(restaurant_id))]
+        return [_restaurant_order(row) for row in await self.rows(_open_orders(restaurant_id))]
 
     async def order_snapshot_for_restaurant(self, order_id: str) -> RestaurantOrder | None:
         """The order, open or not."""
         row = await self._first(_ORDER.where(LIVE.orders.c.order_id == order_id))
         return None if row is None else _restaurant_order(row)
 
-    async def order_snapshot_for_customer(self, order_id: str, owner: OrderOwner) -> CustomerOrder | None:
+    async def order_snapshot_for_customer(
+        self, order_id: str, owner: OrderOwner, *, shows_fee: bool = False
+    ) -> CustomerOrder | None:
         """The order, open or not, if it is that owner's."""
+        row = await self._first(_CUSTOMER_ORDER.where(*_is_owned(order_id, owner)))
+        return None if row is None else _customer_order(row, shows_fee=shows_fee)
+
+    async def order_snapshot_for_guest(self, order_id: str, owner: OrderOwner) -> GuestOrder | None:
+        """The order, open or not, if it is that owner's."""
+        row = await self._first(_ORDER.where(*_is_owned(order_id, owner)))
+        return None if row is None else GuestOrder(**_seen_by_all(row))
+
+    async def customer_snapshot(self, customer_key: str, *, shows_fee: bool = False) -> list[CustomerOrder]:
+        """The customer's open orders, oldest first: those neither delivered nor rejected nor cancelled."""
         orders = LIVE.orders.c
-        row = await self._first(
-            _ORDER.where(
-                orders.order_id == order_id,
-                orders.restaurant_id == owner.restaurant_id,
-                orders.customer_key == owner.customer_key,
-            )
+        rows = await self.rows(
+            _CUSTOMER_ORDER.where(orders.customer_key == customer_key, orders.is_open).order_by(*_KEY)
         )
-        return None if row is None else CustomerOrder(**_seen_by_both(row))
+        return [_customer_order(row, shows_fee=shows_fee) for row in rows]
 
     async def new_orders(self, restaurant_id: str, limit: int = 100, after: str | None = None) -> Page:
         """Orders that wait for the restaurant's answer, unless their payment failed last.
@@ -230,11 +191,12 @@ class Reading:
         statement = _open_orders(restaurant_id).where(which).limit(limit + 1)
         if after is not None:
             statement = statement.where(tuple_(*_KEY) > tuple_(*_parse_after(after)))
-        rows = await self._all(statement)
+        rows = await self.rows(statement)
         following = f"{rows[limit - 1]['first_sequence']}.{rows[limit - 1]['order_id']}" if len(rows) > limit else None
         return Page([_restaurant_order(row) for row in rows[:limit]], following)
 
-    async def _all(self, statement: Select[Any]) -> Sequence[RowMapping]:
+    async def rows(self, statement: Select[Any]) -> Sequence[RowMapping]:
+        """What the statement finds in this state."""
         return (await execute(self._connection, statement)).mappings().all()
 
     async def _first(self, statement: Select[Any]) -> RowMapping | None:
@@ -244,17 +206,21 @@ class Reading:
 _KEY = (LIVE.orders.c.first_sequence, LIVE.orders.c.order_id)
 _HIDDEN = {"customer_id", "customer_key", "customer_name", "platform_fee", "applied"}
 _ORDER = select(*(column for column in LIVE.orders.c if column.name not in _HIDDEN))
+_CUSTOMER_ORDER = _ORDER.add_columns(LIVE.orders.c.platform_fee)
+
+
+def _is_owned(order_id: str, owner: OrderOwner) -> tuple[ColumnElement[bool], ...]:
+    orders = LIVE.orders.c
+    return (
+        orders.order_id == order_id,
+        orders.restaurant_id == owner.restaurant_id,
+        orders.customer_key == owner.customer_key,
+    )
 
 
 def _open_orders(restaurant_id: str) -> Select[Any]:
     orders = LIVE.orders.c
     return _ORDER.where(orders.restaurant_id == restaurant_id, orders.is_open).order_by(*_KEY)
-
-
-def _standing(roles: Collection[Role], revoked: tuple[float, int] | None) -> Standing:
-    if revoked is None:
-        return Standing(frozenset(roles)) if roles else _STRANGER
-    return Standing(frozenset(roles), *revoked)
 
 
 def _parse_after(after: str) -> tuple[int, str]:
@@ -266,11 +232,17 @@ def _parse_after(after: str) -> tuple[int, str]:
 
 def _restaurant_order(row: RowMapping) -> RestaurantOrder:
     items = row["items"]
-    return RestaurantOrder(**_seen_by_both(row), items=None if items is None else _items.decode(items))
+    return RestaurantOrder(
+        **_seen_by_all(row), total=_amount(row["total"]), items=None if items is None else _items.decode(items)
+    )
 
 
-def _seen_by_both(row: RowMapping) -> dict[str, Any]:
-    total = row["total"]
+def _customer_order(row: RowMapping, *, shows_fee: bool) -> CustomerOrder:
+    fee = _amount(row["platform_fee"]) if shows_fee else UNSET
+    return CustomerOrder(**_seen_by_all(row), total=_amount(row["total"]), platform_fee=fee)
+
+
+def _seen_by_all(row: RowMapping) -> dict[str, Any]:
     return {
         "order_id": row["order_id"],
         "order_number": row["order_number"],
@@ -288,8 +260,11 @@ def _seen_by_both(row: RowMapping) -> dict[str, Any]:
         "ready_for_delivery_at": _time(row["ready_at"]),
         "rejected_at": _time(row["rejected_at"]),
         "cancelled_at": _time(row["cancelled_at"]),
-        "total": None if total is None else _money.decode(total),
     }
+
+
+def _amount(text: str | None) -> Money | None:
+    return None if text is None else _money.decode(text)
 
 
 def _time(microseconds: int | None) -> dt.datetime | None:

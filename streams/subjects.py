@@ -2,7 +2,6 @@
 
 A NATS subject is a path of tokens in which `.`, `*`, `>` and white space have a meaning of their own, and a client
 library checks none of it. So nothing enters a subject that is not a valid id or the key of an identity.
-
 """
 
 from __future__ import annotations
@@ -21,6 +20,12 @@ IDENTITY_LENGTH = 256
 
 EVENT_SUBJECTS = ("orders.>", "carts.>", "workflows.>", "finance.>", "coupons.>", "access.>")
 """Everything that the stream EVENTS holds."""
+
+COMMAND_SUBJECTS = "commands.>"
+"""Everything that the stream COMMANDS holds."""
+
+IDEMPOTENCY_SUBJECTS = "idempotency.>"
+"""Everything that the stream IDEMPOTENCY holds."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HASHED = "h_"
@@ -85,6 +90,36 @@ def access_subject(key: str, event: str) -> str:
     return f"access.{key}.{event}"
 
 
+def cart_subject(cart_id: str, event: str) -> str:
+    """Where a cart's event stands in the log."""
+    return f"carts.{cart_id}.{event}"
+
+
+def workflow_subject(correlation_id: str, event: str) -> str:
+    """Where a step of a workflow stands in the log."""
+    return f"workflows.{correlation_id}.{event}"
+
+
+def finance_subject(restaurant_id: str, event: str) -> str:
+    """Where a booking of a restaurant stands in the log."""
+    return f"finance.{restaurant_id}.{event}"
+
+
+def coupon_subject(coupon_id: str, event: str) -> str:
+    """Where the use of a coupon stands in the log."""
+    return f"coupons.{coupon_id}.{event}"
+
+
+def command_subject(restaurant_id: str, order_id: str, command: str) -> str:
+    """Where a command for an order waits for its order service."""
+    return f"commands.{restaurant_id}.{order_id}.{command}"
+
+
+def idempotency_subject(caller_key: str, key: str) -> str:
+    """Where it is remembered what `caller_key` has asked for under an idempotency key; a key may be any text."""
+    return f"idempotency.{hashlib.sha256(f'{caller_key} {key}'.encode()).hexdigest()[:40]}"
+
+
 def restaurant_filter(restaurant_id: str) -> str:
     """Every order event of a restaurant."""
     return f"orders.{restaurant_id}.>"
@@ -93,6 +128,36 @@ def restaurant_filter(restaurant_id: str) -> str:
 def order_filter(restaurant_id: str, customer_key: str, order_id: str) -> str:
     """Every event of an order, under its own restaurant and customer only."""
     return f"orders.{restaurant_id}.{customer_key}.{order_id}.>"
+
+
+def customer_filter(customer_key: str) -> str:
+    """Every event of every order of a customer."""
+    return f"orders.*.{customer_key}.>"
+
+
+def cart_filter(cart_id: str) -> str:
+    """Every event of a cart."""
+    return f"carts.{cart_id}.>"
+
+
+def workflow_filter(correlation_id: str) -> str:
+    """Every step of a workflow."""
+    return f"workflows.{correlation_id}.>"
+
+
+def finance_filter(restaurant_id: str) -> str:
+    """Every booking of a restaurant."""
+    return f"finance.{restaurant_id}.>"
+
+
+def coupon_filter(coupon_id: str) -> str:
+    """Every use of a coupon."""
+    return f"coupons.{coupon_id}.>"
+
+
+def every_coupon_filter() -> str:
+    """Every use of every coupon."""
+    return "coupons.>"
 
 
 def any_owner_filter(order_id: str) -> str:

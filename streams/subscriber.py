@@ -17,6 +17,7 @@ from streams.frames import Broadcast
 
 if TYPE_CHECKING:
     from streams.hub import Hub
+    from streams.topics import Feed
 
 WRITE_BYTES = 16 * 1024
 """While it catches up, a subscriber writes about this much at a time, and looks whether its client still reads.
@@ -79,10 +80,11 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subscriber:
-    """A cursor over the log for a set of routing keys.
+    """A cursor over the log for a set of feeds.
 
     `cursor` is what was written for it while it catches up; while it is `live` its `position` moves with the hub's.
-    `address` is its client's, as the caps count it; an empty one is nobody's.
+    `address` is its client's, as the caps count it; an empty one is nobody's. `since` holds, for each of several feeds,
+    the position past which it may be shown, None where that is the same for all.
     """
 
     __slots__ = (
@@ -94,31 +96,40 @@ class Subscriber:
         "grant",
         "hub",
         "keys",
+        "lanes",
         "live",
+        "opened_at",
         "paused",
         "progress",
         "progressed_at",
+        "since",
+        "warned",
         "written_at",
     )
 
     def __init__(
         self,
         connection: Connection,
-        keys: tuple[str, ...],
-        filters: tuple[str, ...],
+        feeds: Sequence[Feed],
         cursor: int,
         grant: Grant,
         address: str = "",
+        since: tuple[int, ...] | None = None,
     ) -> None:
         self.connection = connection
-        self.keys = keys
-        self.filters = filters
+        self.keys = tuple([feed.key for feed in feeds])
+        lanes = tuple([feed.lane for feed in feeds])
+        self.lanes = self.keys if lanes == self.keys else lanes
+        self.filters = tuple([feed.filter for feed in feeds])
         self.cursor = cursor
         self.grant = grant
         self.address = address
+        self.since = since
+        self.warned = False
         self.live = False
         self.paused = False
         self.closed: End | None = None
+        self.opened_at = 0.0
         self.written_at = 0.0
         self.progressed_at = 0.0
         self.progress: int | None = None
@@ -137,7 +148,7 @@ class Subscriber:
                 self.live = False
                 hub.behind(self)
                 return
-            broadcasts = hub.window.after(self.keys, self.cursor, PAGE)
+            broadcasts = hub.window.after(self.lanes, self.cursor, PAGE)
             if not broadcasts:
                 self.cursor = max(self.cursor, hub.head)
                 self.live = True
@@ -162,11 +173,11 @@ class Subscriber:
                 index += 1
                 if broadcast.sequence <= self.cursor:
                     continue
-                block = hub.frames.of(broadcast, self.keys)
+                block = hub.frames.of(broadcast, self._keys_at(broadcast.sequence))
                 blocks.append(block)
                 size += len(block)
                 self.cursor = broadcast.sequence
-            if blocks:
+            if size:
                 self._write(b"".join(blocks))
 
     def accept(self, broadcasts: Sequence[Broadcast], upto: int) -> None:
@@ -174,7 +185,7 @@ class Subscriber:
 
         A subject holds events that are not for every topic fed by it, so the page is sifted here.
         """
-        self.take([each for each in broadcasts if any(key in each.keys for key in self.keys)])
+        self.take([each for each in broadcasts if any(lane in each.lanes for lane in self.lanes)])
         if not (self.paused or self.closed):
             self.cursor = max(self.cursor, min(upto, self.hub.head))
             self.catch_up()
@@ -219,6 +230,12 @@ class Subscriber:
             self.connection.abort()
         else:
             self.connection.finish(self.hub.frames.encoder.closing(end))
+
+    def _keys_at(self, sequence: int) -> Sequence[str]:
+        """The keys that may be shown what stands at `sequence`."""
+        if self.since is None:
+            return self.keys
+        return [key for key, since in zip(self.keys, self.since, strict=True) if sequence > since]
 
     def _write(self, data: bytes) -> None:
         self.written_at = self.hub.clock()

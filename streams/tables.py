@@ -85,6 +85,7 @@ class Projected(NamedTuple):
     staff_roles: Table
     staff_revocations: Table
     staff_events: Table
+    alarms_due: Table
 
 
 def _orders(name: str, target: MetaData, prefixes: list[str]) -> Table:
@@ -156,17 +157,66 @@ def _staff_events(name: str, target: MetaData, prefixes: list[str]) -> Table:
     )
 
 
+def _alarms_due(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    """What is awaited of an order: the alarms that ring for it if nothing more happens. See `streams.applying.alarms`.
+
+    A row has what the time is reckoned from rather than the time, so that a change of the settings takes effect at
+    once.
+    """
+    return Table(
+        name,
+        target,
+        Column("order_id", String(64), primary_key=True),
+        Column("alarm", String(16), primary_key=True),
+        Column("restaurant_id", String(64), nullable=False),
+        # The log's time from which on it is awaited, None while only a promise counts.
+        Column("since", Double),
+        # What the order was promised for (`estimatedDeliveryTime`), where the alarm goes by that.
+        Column("promised", BigInteger),
+        # The event by which it became what it is.
+        Column("sequence", BigInteger, nullable=False),
+        # The alarm has been read back from the log: not again, unless the order is promised for another time.
+        Column("raised", Boolean, nullable=False),
+        prefixes=prefixes,
+    )
+
+
 def _projected(target: MetaData, prefix: str, prefixes: list[str]) -> Projected:
     return Projected(
         _orders(f"{prefix}orders", target, prefixes),
         _staff_roles(f"{prefix}staff_roles", target, prefixes),
         _staff_revocations(f"{prefix}staff_revocations", target, prefixes),
         _staff_events(f"{prefix}staff_events", target, prefixes),
+        _alarms_due(f"{prefix}alarms_due", target, prefixes),
     )
 
 
 LIVE = _projected(metadata, "", [])
 Index(None, LIVE.orders.c.restaurant_id, LIVE.orders.c.is_open, LIVE.orders.c.first_sequence, LIVE.orders.c.order_id)
+Index(None, LIVE.orders.c.customer_key, LIVE.orders.c.is_open, LIVE.orders.c.first_sequence)
+Index(None, LIVE.alarms_due.c.alarm, LIVE.alarms_due.c.raised, LIVE.alarms_due.c.since)
+Index(None, LIVE.alarms_due.c.alarm, LIVE.alarms_due.c.raised, LIVE.alarms_due.c.promised)
+
+attended_orders = Table(
+    "attended_orders",
+    metadata,
+    Column("order_id", String(64), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)
+"""Orders that somebody could see since they were placed, by their rows in `alarms_due`. Not from the log: it was asked,
+and could not be asked again after all who knew have ended."""
+
+alarm_deliveries = Table(
+    "alarm_deliveries",
+    metadata,
+    Column("event_id", String(128), primary_key=True),
+    Column("body", Text, nullable=False),
+    # The log's time of the alarm, the next attempt's in Unix seconds.
+    Column("raised_at", Double, nullable=False),
+    Column("due_at", Double, nullable=False, index=True),
+    Column("attempts", Integer, nullable=False),
+)
+"""Alarms that the webhook has not taken yet. Not from the log alone: what was taken is deleted."""
 
 shadow_metadata = MetaData()
 SHADOW = _projected(shadow_metadata, "rebuilt_", ["TEMPORARY"])

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from streams.changes import DECISIVE, taken_back_by
 from streams.database import DatabaseUnavailable
 from streams.errors import StreamsError
-from streams.events import StaffEvent, UnknownEventType
+from streams.events import UnknownEventType
 from streams.reader import HoleInLog, PlaceLost, PositionExpired, Reader, check_place
 
 if TYPE_CHECKING:
@@ -189,15 +190,19 @@ class Tail:
         for index, entry in enumerate(entries):
             if entry.problem is not None:
                 self._skip(entry)
-            if entry.order_id is None and isinstance(entry.event, StaffEvent):
+            if entry.kind in DECISIVE:
                 await self._fan_out(entries[begin:index])
                 begin = index
-                taken_back = apply(entry)
-                if taken_back is not None:
-                    self._hub.revoke(taken_back, entry.sequence)
+                apply(entry)
+                self._take_back(entry)
             else:
                 apply(entry)
         await self._fan_out(entries[begin:])
+
+    def _take_back(self, entry: Entry) -> None:
+        taken_back = taken_back_by(entry.event) if entry.event else None
+        if taken_back is not None:
+            self._hub.revoke(taken_back.fact, entry.sequence, spared=taken_back.spared)
 
     async def _fan_out(self, entries: list[Entry]) -> None:
         for portion in portions(entries):

@@ -26,9 +26,9 @@ _first = attrgetter("first")
 
 
 class _Segment:
-    """Broadcasts from the sequence `first` on, all of them and by routing key.
+    """Broadcasts from the sequence `first` on, all of them and by lane.
 
-    A key that has one only has it by itself; most orders do.
+    A lane that has one only has it by itself; most orders do.
     """
 
     __slots__ = ("broadcasts", "bytes_left", "first", "lanes")
@@ -43,24 +43,24 @@ class _Segment:
         self.bytes_left -= ENTRY_COST + len(broadcast.body)
         self.broadcasts.append(broadcast)
         lanes = self.lanes
-        for key in broadcast.keys:
-            present = lanes.get(key)
+        for name in broadcast.lanes:
+            present = lanes.get(name)
             if present is None:
-                lanes[key] = broadcast
+                lanes[name] = broadcast
             elif isinstance(present, list):
                 present.append(broadcast)
             else:
-                lanes[key] = [present, broadcast]
+                lanes[name] = [present, broadcast]
 
-    def after(self, keys: Sequence[str], sequence: int) -> list[Broadcast]:
-        """Those for any of `keys` past `sequence`, in order, each once."""
-        if len(keys) == 1:
-            return self._lane_after(keys[0], sequence)
-        found = {each.sequence: each for key in keys for each in self._lane_after(key, sequence)}
+    def after(self, lanes: Sequence[str], sequence: int) -> list[Broadcast]:
+        """Those on any of `lanes` past `sequence`, in order, each once."""
+        if len(lanes) == 1:
+            return self._lane_after(lanes[0], sequence)
+        found = {each.sequence: each for name in lanes for each in self._lane_after(name, sequence)}
         return [found[each] for each in sorted(found)]
 
-    def _lane_after(self, key: str, sequence: int) -> list[Broadcast]:
-        lane = self.lanes.get(key)
+    def _lane_after(self, name: str, sequence: int) -> list[Broadcast]:
+        lane = self.lanes.get(name)
         if lane is None:
             return []
         if isinstance(lane, list):
@@ -133,13 +133,13 @@ class Window:
         """Whether the window can say all that followed `sequence`, if anything did."""
         return sequence >= self.floor
 
-    def after(self, keys: Sequence[str], sequence: int, limit: int) -> Sequence[Broadcast]:
-        """The first `limit` broadcasts for any of `keys` past `sequence`, in the log's order, each once."""
+    def after(self, lanes: Sequence[str], sequence: int, limit: int) -> Sequence[Broadcast]:
+        """The first `limit` broadcasts on any of `lanes` past `sequence`, in the log's order, each once."""
         found: list[Broadcast] = []
         sequence = max(sequence, self.floor)
         if sequence < self.head:
             for index in range(bisect_right(self._segments, sequence + 1, key=_first) - 1, len(self._segments)):
-                found += self._segments[index].after(keys, sequence)
+                found += self._segments[index].after(lanes, sequence)
                 if len(found) >= limit:
                     return found[:limit]
         return found

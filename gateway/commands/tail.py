@@ -18,7 +18,7 @@ from streams.entry import judge
 from streams.events import OrderEvent
 from streams.frames import Broadcast, Encoder, Frames
 from streams.subjects import any_owner_filter
-from streams.topics import Feed, InvalidTopic, Topic, TopicKind, order_feed, restaurant_feed
+from streams.topics import FEEDS, Feed, InvalidTopic, Topic, TopicKind, order_feed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ class _Since(click.ParamType[float]):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the id.")
 @data_dir_option
 def tail(topic: Topic, cursor: str | None, since: float | None, as_json: bool, data_dir: Path | None) -> None:
-    """Show what TOPIC's streams show, as it comes: restaurants/ID or orders/ID. Ctrl-C ends it.
+    """Show what TOPIC's streams show, as it comes: restaurants/ID, orders/ID and so on. Ctrl-C ends it.
 
     Read from the log itself, through the same table of events and views.
 
@@ -95,13 +95,13 @@ async def _tail(settings: Settings, topic: Topic, cursor: str | None, since: flo
             async for batch in batches:
                 for entry in batch.entries:
                     broadcast = Broadcast.of(entry)
-                    if feed.key in broadcast.keys:
-                        click.echo(frames.of(broadcast, (feed.key,)))
+                    if feed.lane in broadcast.lanes and (shown := frames.of(broadcast, (feed.key,))):
+                        click.echo(shown)
 
 
 async def _feed(log: Log, topic: Topic) -> Feed:
-    if topic.kind is TopicKind.RESTAURANT:
-        return restaurant_feed(topic.id)
+    if topic.kind is not TopicKind.ORDER:
+        return FEEDS[topic.kind](topic.id)
     position = 0
     while (stored := await log.next_match(position, any_owner_filter(topic.id))) is not None:
         event = judge(stored.sequence, stored.time, stored.subject, stored.data).event

@@ -17,6 +17,7 @@ from gateway.authentication import Carrier
 from gateway.authorization import may_see_order, may_see_restaurant
 from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
 from gateway.problems import NEVER_KEPT
+from gateway.settings import Settings
 from streams.cursor import Cursor
 from streams.facts import Decision, Facts, FactsUnavailable
 from streams.snapshots import MAX_PAGE, CustomerOrder, OrderOwner, Page, RestaurantOrder
@@ -107,7 +108,7 @@ async def active_orders(
     responses=refusals(401, 403, 404, 422, 503),
 )
 async def read_order(
-    request: Asker, order_id: OrderId, facts: NamedDependency[Facts]
+    request: Asker, order_id: OrderId, facts: NamedDependency[Facts], settings: NamedDependency[Settings]
 ) -> Response[OrderForRestaurant | OrderForCustomer]:
     """For the customer who placed it, and for the restaurant's owner and staff, each with what they may see.
 
@@ -118,7 +119,7 @@ async def read_order(
     deadline = clock() + APPLIED_WITHIN_SECONDS
     while True:
         async with facts.reading() as decision:
-            answer = await _as_seen_by(request.user, order_id, owner, decision)
+            answer = await _as_seen_by(request.user, order_id, owner, decision, shows_fee=settings.show_platform_fee)
         if answer is not None:
             return Response(answer, headers=dict(NEVER_KEPT))
         if clock() >= deadline:
@@ -127,7 +128,7 @@ async def read_order(
 
 
 async def _as_seen_by(
-    claims: Claims, order_id: str, owner: OrderOwner, decision: Decision
+    claims: Claims, order_id: str, owner: OrderOwner, decision: Decision, *, shows_fee: bool
 ) -> OrderForRestaurant | OrderForCustomer | None:
     """The order for its restaurant, else for its customer; None while the projection has not come to it.
 
@@ -139,7 +140,7 @@ async def _as_seen_by(
         await may_see_restaurant(decision, claims, owner.restaurant_id)
     except NotAllowed:
         may_see_order(claims, owner)
-        for_customer = await decision.sql.order_snapshot_for_customer(order_id, owner)
+        for_customer = await decision.sql.order_snapshot_for_customer(order_id, owner, shows_fee=shows_fee)
         return OrderForCustomer(order=for_customer, cursor=cursor) if for_customer else None
     for_restaurant = await decision.sql.order_snapshot_for_restaurant(order_id)
     return OrderForRestaurant(order=for_restaurant, cursor=cursor) if for_restaurant else None

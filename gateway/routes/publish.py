@@ -16,12 +16,12 @@ from msgspec import UNSET, UnsetType
 from auth.claims import Claims
 from auth.policies import must_have_scope
 from gateway.authentication import Carrier
-from gateway.ingest import MAX_BODY_BYTES, parse_events
+from gateway.ingest import MAX_BODY_BYTES, is_single_event, parse_events
 from gateway.openapi import BEARER, SESSION, PublishOperation, refusals
 from gateway.problems import MEDIA_TYPE, NEVER_KEPT, Problem, problem, retry_after
 from streams.cursor import Cursor
-from streams.events import StaffEvent
 from streams.facts import Facts, FactsUnavailable
+from streams.matrix import FACTS
 from streams.publisher import ProblemKind, Publisher, Result, Status
 
 EVENTS_SCOPE: Final = "events:publish"
@@ -74,25 +74,28 @@ class Refusal(Problem, frozen=True, kw_only=True):
 async def publish_events(
     request: Request[Claims, Carrier, State], publisher: NamedDependency[Publisher], facts: NamedDependency[Facts]
 ) -> Response[Outcomes | Refusal]:
-    """One event, an array of events, or one event a line (NDJSON), at most 1,000 and 4 MB; they enter the log in order.
+    """One event, an array, one event a line (NDJSON), or CloudEvents 1.0: structured, binary (`ce-` headers beside the
+    event) or a batch. At most 1,000 events and 4 MB; they enter the log in order.
 
     200: every event is in the log, or was already. 207: some are not; after a failure later events of the same order
-    are not attempted. 503: none could be stored; send the same again. Staff events need the scope `access:publish`, all
-    others `events:publish`.
+    are not attempted. 503: none could be stored; send the same again. Facts about access (staff, revocations, passes,
+    devices, whose a workflow is) need the scope `access:publish`, all others `events:publish`.
     """
     if ACCESS_SCOPE not in request.user.scopes:
         must_have_scope(request.user, EVENTS_SCOPE)  # before the body is read
     content_type = request.headers.get("content-type", "")
     body = await _body(request)
-    events = parse_events(body, content_type)
+    headers = tuple(request.headers.items())  # each, if there are several of one name
+    events = parse_events(body, content_type, headers)
     for event in events:
-        must_have_scope(request.user, ACCESS_SCOPE if isinstance(event, StaffEvent) else EVENTS_SCOPE)
+        must_have_scope(request.user, ACCESS_SCOPE if type(event) in FACTS else EVENTS_SCOPE)
     if not facts.epoch:
         raise FactsUnavailable(
             "this process has not found its place in the log, and could not say where an event stands"
         )
     results = await publisher.publish(events)
-    return _answer([_outcome(each, facts.epoch) for each in results], is_single=_is_single(body, content_type))
+    is_single = is_single_event(body, content_type, headers)
+    return _answer([_outcome(each, facts.epoch) for each in results], is_single=is_single)
 
 
 async def _body(request: Request[Claims, Carrier, State]) -> bytes:
@@ -100,12 +103,6 @@ async def _body(request: Request[Claims, Carrier, State]) -> bytes:
         return await request.body()
     except InternalServerException as error:  # Litestar's word for a client that went away
         raise ClientException("The request ended before its body did") from error
-
-
-def _is_single(body: bytes, content_type: str) -> bool:
-    """Whether the request is one event by itself, and so fails as that event does."""
-    is_json = content_type.lower().partition(";")[0].strip() == "application/json"
-    return is_json and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
 def _outcome(result: Result, epoch: str) -> Outcome:

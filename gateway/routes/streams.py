@@ -1,4 +1,4 @@
-"""Streams: a restaurant's orders for its kitchen, one order for its customer.
+"""Streams: one endpoint for each kind of topic, and one for several topics at once.
 
 What comes after the head is the hub's. A temporary refusal is never a status, which would end an EventSource for good.
 """
@@ -6,27 +6,32 @@ What comes after the head is the hub's. A temporary refusal is never a status, w
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import structlog
 from litestar import Request, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from auth.claims import Claims
-from gateway.authorization import may_see_order, may_see_restaurant
+from auth.errors import Forbidden
+from gateway.audiences import Access, find_access
 from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
 from gateway.opening import Asked, Begin, PositionUnknown, begin
+from gateway.problems import TopicRefused
 from gateway.process import Gateway
 from gateway.response import Opening, StreamResponse
 from streams.cursor import Cursor
 from streams.errors import SubscriptionRefused
-from streams.facts import Decision, Facts, FactsUnavailable
-from streams.overlay import staff_fact
+from streams.facts import Decision, Facts, FactsUnavailable, OrderUnknown
+from streams.subjects import ID_PATTERN
 from streams.subscriber import Grant
-from streams.topics import Feed, order_feed, restaurant_feed
+from streams.topics import Topic, TopicKind
+
+MAX_TOPICS = 100
+"""The most topics of one stream."""
 
 LastEventId: TypeAlias = Annotated[
     str | None,
@@ -43,10 +48,18 @@ Since: TypeAlias = Annotated[
 WithSnapshot: TypeAlias = Annotated[
     bool, QueryParameter(name="snapshot", description="Whether a stream that does not resume begins with the state.")
 ]
+CustomerKey: TypeAlias = Annotated[
+    str, PathParameter(pattern=ID_PATTERN, description="The customer's key, as `POST /session` tells it.")
+]
+CouponId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The coupon's id.")]
+Topics: TypeAlias = Annotated[
+    list[str],
+    QueryParameter(
+        name="topic", min_items=1, max_items=MAX_TOPICS, description="A topic, as `restaurants/<id>`; once for each."
+    ),
+]
 
 Asker: TypeAlias = Request[Claims, Any, Any]
-StateOf: TypeAlias = Callable[[Decision], Awaitable[dict[str, Any]]]
-Allow: TypeAlias = Callable[[Facts | Decision], Awaitable[None]]
 
 _STREAM = {
     200: ResponseSpec(
@@ -61,24 +74,12 @@ _log = structlog.get_logger()
 _json = msgspec.json.Encoder()
 
 
-class _Topic(msgspec.Struct, frozen=True, gc=False):
-    """What a stream is of: its feed, who may have it, what takes that back, and its state for a snapshot."""
-
-    feed: Feed
-    allow: Allow
-    revocable_by: tuple[str, ...]
-    state: StateOf
-
-
-FindTopic: TypeAlias = Callable[[Gateway, Claims], Awaitable[_Topic]]
-
-
 class _Prepared(msgspec.Struct, frozen=True, gc=False):
-    """A stream about to begin: past `start`, with `state` at that position if it begins with a snapshot."""
+    """A stream about to begin: past `start`, with the topics' `states` at that position if it begins with snapshots."""
 
     grant: Grant
     start: int
-    state: dict[str, Any] | None
+    states: list[dict[str, Any]]
 
 
 @get(
@@ -97,18 +98,28 @@ async def restaurant_events(
     with_snapshot: WithSnapshot = True,
 ) -> StreamResponse:
     """Open `restaurants/<id>`."""
-
-    async def find(_: Gateway, claims: Claims) -> _Topic:
-        async def allow(facts: Facts | Decision) -> None:
-            await may_see_restaurant(facts, claims, restaurant_id)
-
-        async def state(decision: Decision) -> dict[str, Any]:
-            return {"orders": await decision.sql.restaurant_snapshot(restaurant_id)}
-
-        return _Topic(restaurant_feed(restaurant_id), allow, (staff_fact(restaurant_id, claims.key),), state)
-
     asked = Asked.of(last_event_id, last_event_id_in_query, since)
-    return await _open(request, find, asked, with_snapshot=with_snapshot)
+    return await _open(request, Topic(TopicKind.RESTAURANT, restaurant_id), asked=asked, with_snapshot=with_snapshot)
+
+
+@get(
+    "/partners/{restaurant_id:str}/events",
+    summary="Every order of a restaurant, for its devices, its owner and staff",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 422),
+)
+async def partner_events(
+    request: Asker,
+    restaurant_id: RestaurantId,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+    with_snapshot: WithSnapshot = True,
+) -> StreamResponse:
+    """Open `partners/<id>`."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.PARTNER, restaurant_id), asked=asked, with_snapshot=with_snapshot)
 
 
 @get(
@@ -127,31 +138,117 @@ async def order_events(
     with_snapshot: WithSnapshot = True,
 ) -> StreamResponse:
     """Open `orders/<id>`."""
-
-    async def find(gateway: Gateway, claims: Claims) -> _Topic:
-        owner = gateway.facts.recent_owner(order_id)
-        if owner is None or owner.customer_key != claims.key:  # only the order's first event may refuse somebody
-            owner = await gateway.facts.owner(order_id)
-        may_see_order(claims, owner)
-
-        async def allow(_: Facts | Decision) -> None:
-            """Nothing takes an order from its customer."""
-
-        async def state(decision: Decision) -> dict[str, Any]:
-            return {"order": await decision.sql.order_snapshot_for_customer(order_id, owner)}
-
-        return _Topic(order_feed(order_id, owner.restaurant_id, owner.customer_key), allow, (), state)
-
     asked = Asked.of(last_event_id, last_event_id_in_query, since)
-    return await _open(request, find, asked, with_snapshot=with_snapshot)
+    return await _open(request, Topic(TopicKind.ORDER, order_id), asked=asked, with_snapshot=with_snapshot)
 
 
-async def _open(request: Asker, find: FindTopic, asked: Asked, *, with_snapshot: bool) -> StreamResponse:
+@get(
+    "/customers/{customer_key:str}/events",
+    summary="Every order of a customer, for that customer",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 422),
+)
+async def customer_events(
+    request: Asker,
+    customer_key: CustomerKey,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+    with_snapshot: WithSnapshot = True,
+) -> StreamResponse:
+    """Open `customers/<key>`."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.CUSTOMER, customer_key), asked=asked, with_snapshot=with_snapshot)
+
+
+@get(
+    "/restaurants/{restaurant_id:str}/finance/events",
+    summary="The bookings of a restaurant, for its owner and its finance role",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 422),
+)
+async def finance_events(
+    request: Asker,
+    restaurant_id: RestaurantId,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+) -> StreamResponse:
+    """Open `finance/<restaurant>`."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.FINANCE, restaurant_id), asked=asked)
+
+
+@get(
+    "/coupons/{coupon_id:str}/events",
+    summary="The uses of one coupon, for marketing",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 422),
+)
+async def coupon_events(
+    request: Asker,
+    coupon_id: CouponId,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+) -> StreamResponse:
+    """Open `coupons/<id>`."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.COUPON, coupon_id), asked=asked)
+
+
+@get(
+    "/marketing/events",
+    summary="The uses of all coupons, for marketing",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 422),
+)
+async def marketing_events(
+    request: Asker,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+) -> StreamResponse:
+    """Open `marketing`."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.MARKETING), asked=asked)
+
+
+@get(
+    "/events",
+    summary="Several topics on one stream",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 404, 422),
+)
+async def events(
+    request: Asker,
+    topics: Topics,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+    with_snapshot: WithSnapshot = True,
+) -> StreamResponse:
+    """Open up to 100 topics, each authorized by itself; a refusal of one refuses the stream and names the topic.
+
+    Each event says its `topic`. One cursor stands for all, and means the same on any other set of topics. A browser has
+    six connections to an origin: this is how it watches more.
+    """
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    wanted = [Topic.parse(text) for text in dict.fromkeys(topics)]
+    return await _open(request, *wanted, asked=asked, with_snapshot=with_snapshot)
+
+
+async def _open(request: Asker, *topics: Topic, asked: Asked, with_snapshot: bool = True) -> StreamResponse:
     """Decide, find where to begin, and hand both to the response.
 
     Raises:
-        Forbidden: a policy says no.
-        OrderUnknown
+        Forbidden, OrderUnknown: of the only topic.
+        TopicRefused: the same of one of several.
     """
     # Not by Litestar's dependencies: those would be a third of what a connect costs.
     gateway: Gateway = request.app.state.gateway
@@ -161,56 +258,84 @@ async def _open(request: Asker, find: FindTopic, asked: Asked, *, with_snapshot:
         if not gateway.accepts_streams:
             return _come_back(gateway, "this process takes no streams now")
         gateway.hub.arrive(address)
-        topic = await find(gateway, claims)
+        ways = [await _find(gateway, claims, topic, alone=len(topics) == 1) for topic in topics]
         beginning = await begin(asked, gateway.hub, gateway.log, lost_upto=gateway.tail.lost_upto, now=time.time())
-        prepared = await _prepare(gateway, claims, topic, beginning, with_snapshot=with_snapshot)
+        prepared = await _prepare(gateway, claims, ways, beginning, with_snapshot=with_snapshot)
     except (FactsUnavailable, PositionUnknown, SubscriptionRefused) as error:
         return _come_back(gateway, str(error))
-    _log.info("stream.opened", topic=topic.feed.topic, subject=claims.key, verdict=beginning.verdict.kind)
-    blocks = _first_blocks(gateway, topic, beginning, prepared)
-    opening = Opening((topic.feed,), prepared.start, prepared.grant, address, blocks)
+    names = [way.feed.topic for way in ways]
+    _log.info("stream.opened", topics=names, subject=claims.key, verdict=beginning.verdict.kind)
+    blocks = _first_blocks(gateway, names, beginning, prepared)
+    feeds, since = tuple([way.feed for way in ways]), tuple([way.since for way in ways])
+    opening = Opening(feeds, prepared.start, prepared.grant, address, blocks, since if any(since) else None)
     return StreamResponse(gateway.hub, gateway.encoder, opening)
 
 
+async def _find(gateway: Gateway, claims: Claims, topic: Topic, *, alone: bool) -> Access:
+    try:
+        return await find_access(gateway, claims, topic)
+    except (Forbidden, OrderUnknown) as refusal:
+        if alone:
+            raise
+        raise TopicRefused(str(topic), refusal) from refusal
+
+
+async def _allow(way: Access, facts: Facts | Decision, *, alone: bool) -> None:
+    try:
+        await way.allow(facts)
+    except Forbidden as refusal:
+        if alone:
+            raise
+        raise TopicRefused(way.feed.topic, refusal) from refusal
+
+
 async def _prepare(
-    gateway: Gateway, claims: Claims, topic: _Topic, beginning: Begin, *, with_snapshot: bool
+    gateway: Gateway, claims: Claims, ways: Sequence[Access], beginning: Begin, *, with_snapshot: bool
 ) -> _Prepared:
-    """A snapshot is read in the transaction that the decision is taken by; without one, memory may do."""
-    facts = gateway.facts
-    if with_snapshot and beginning.verdict.kind != "resumed":
+    """Snapshots are read in the transaction that the decision is taken by; without them, memory may do."""
+    facts, alone = gateway.facts, len(ways) == 1
+    floor = min(way.since for way in ways)
+    if with_snapshot and beginning.verdict.kind != "resumed" and any(way.state for way in ways):
         async with facts.reading() as decision:
-            await topic.allow(decision)
-            grant = _grant(gateway, claims, topic, decision.decided_at)
-            return _Prepared(grant, decision.sql.position.sequence, await topic.state(decision))
-    await topic.allow(facts)
-    start = gateway.hub.head if beginning.after is None else beginning.after
-    return _Prepared(_grant(gateway, claims, topic, facts.position), start, None)
+            for way in ways:
+                await _allow(way, decision, alone=alone)
+            states = [{"topic": way.feed.topic, **await way.state(decision)} for way in ways if way.state]
+            start = max(decision.sql.position.sequence, floor)
+            return _Prepared(_grant(gateway, claims, ways, decision.decided_at), start, states)
+    for way in ways:
+        await _allow(way, facts, alone=alone)
+    start = gateway.hub.head if beginning.after is None else max(beginning.after, floor)
+    return _Prepared(_grant(gateway, claims, ways, facts.position), start, [])
 
 
-def _grant(gateway: Gateway, claims: Claims, topic: _Topic, decided_at: int) -> Grant:
+def _grant(gateway: Gateway, claims: Claims, ways: Sequence[Access], decided_at: int) -> Grant:
     expires_at = gateway.hub.clock() + claims.expires_at - time.time()
-    return Grant(gateway.facts.epoch, decided_at, topic.revocable_by, expires_at, claims.key)
+    revocable_by = ways[0].revocable_by
+    if len(ways) > 1:
+        revocable_by = tuple(dict.fromkeys([fact for way in ways for fact in way.revocable_by]))
+    return Grant(gateway.facts.epoch, decided_at, revocable_by, expires_at, claims.key)
 
 
-def _first_blocks(gateway: Gateway, topic: _Topic, beginning: Begin, prepared: _Prepared) -> bytes:
-    """`stream.opened`, and the snapshot if there is one: then only that carries the id."""
+def _first_blocks(gateway: Gateway, topics: list[str], beginning: Begin, prepared: _Prepared) -> bytes:
+    """`stream.opened`, and the snapshots if there are any: then only the last one carries the id."""
     start = str(Cursor(prepared.grant.epoch, prepared.start))
     verdict = beginning.verdict
     told: dict[str, Any] = {
         "verdict": verdict.kind,
         "from": start,
         "head": gateway.hub.frames.cursor(gateway.hub.head),
-        "topics": [topic.feed.topic],
+        "topics": topics,
     }
     if verdict.reason is not None:
         told["reason"] = verdict.reason
     if verdict.lost is not None:
         # What comes begins at `start`: with a snapshot that is further on than what the log has lost.
         told["lost"] = {"from": str(Cursor(prepared.grant.epoch, verdict.lost[0])), "to": start}
-    if prepared.state is None:
-        return gateway.encoder.opened(_json.encode(told), start)
-    snapshot = _json.encode({"topic": topic.feed.topic, **prepared.state})
-    return gateway.encoder.opened(_json.encode(told), None) + gateway.encoder.event("snapshot", snapshot, start)
+    encoder, states = gateway.encoder, prepared.states
+    blocks = [encoder.opened(_json.encode(told), None if states else start)]
+    for number, state in enumerate(states, 1):
+        blocks.append(encoder.event("snapshot", _json.encode(state), start if number == len(states) else None))
+    return b"".join(blocks)
 
 
 def _come_back(gateway: Gateway, reason: str) -> StreamResponse:
@@ -218,4 +343,13 @@ def _come_back(gateway: Gateway, reason: str) -> StreamResponse:
     return StreamResponse(gateway.hub, gateway.encoder)
 
 
-HANDLERS = (restaurant_events, order_events)
+HANDLERS = (
+    restaurant_events,
+    partner_events,
+    order_events,
+    customer_events,
+    finance_events,
+    coupon_events,
+    marketing_events,
+    events,
+)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from auth.keys import SigningKey, VerificationKey
-from auth.tokens import Issuer, TokenVerifier
+from auth.issuers import Issuer
+from auth.keys import Keys, SigningKey, VerificationKey
+from auth.tokens import TokenVerifier
 
 NOW = 1_800_000_000.0
 ISSUER = "https://id.example"
@@ -56,8 +57,8 @@ def identity_key(identity: str) -> str:
     return identity if is_id(identity) else "h_" + hashlib.sha256(identity.encode()).hexdigest()[:40]
 
 
-def issuer(name: str = ISSUER, key: VerificationKey = KEY, **settings: object) -> Issuer:
-    return Issuer(**{"name": name, "audience": AUDIENCE, "key": key, **settings})  # type: ignore[arg-type]
+def issuer(name: str = ISSUER, key: Keys = KEY, **settings: object) -> Issuer:
+    return Issuer(**{"name": name, "audience": AUDIENCE, "keys": key, **settings})  # type: ignore[arg-type]
 
 
 def verifier(*issuers: Issuer, now: float = NOW) -> TokenVerifier:

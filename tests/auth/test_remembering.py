@@ -9,9 +9,10 @@ import pytest
 
 from auth.claims import Claims, Role
 from auth.errors import BadSignature, TokenExpired, TokenTooLong, Unauthorized
+from auth.issuers import Issuer
 from auth.keys import development_key
 from auth.remembering import RememberingVerifier
-from auth.tokens import TOKEN_LENGTH, Issuer, TokenVerifier, mint
+from auth.tokens import TOKEN_LENGTH, TokenVerifier, mint
 from streams.subjects import identity_key, is_id
 
 
@@ -31,7 +32,7 @@ class Fixture:
     def __init__(self, directory: Path, max_remembered: int = 100) -> None:
         self.now = 1_000_000.0
         self.key = development_key(directory)
-        issuer = Issuer(name="passline", audience="passline", key=self.key.verification)
+        issuer = Issuer(name="passline", audience="passline", keys=self.key.verification)
         self.inner = Counting(TokenVerifier([issuer], identity_key, is_id, clock=lambda: self.now))
         self.verifier = RememberingVerifier(self.inner, max_remembered=max_remembered, clock=lambda: self.now)
 

@@ -26,8 +26,9 @@ from auth.errors import (
     WrongAudience,
     WrongIssuer,
 )
+from auth.issuers import Issuer
 from auth.keys import Algorithm, PublicKey, VerificationKey
-from auth.tokens import TOKEN_LENGTH, Issuer, TokenVerifier, mint
+from auth.tokens import TOKEN_LENGTH, TokenVerifier, mint
 from tests.auth.forging import (
     ABSENT,
     AUDIENCE,
@@ -159,6 +160,21 @@ def test_each_issuer_has_its_own_key_claim_prefix_and_trust() -> None:
 def test_issuers_that_could_be_confused_are_refused_at_start(other: Issuer) -> None:
     with pytest.raises(IssuersCollide):
         verifier(issuer(), other)
+
+
+def test_issuer_cannot_give_out_another_ones_identity() -> None:
+    """Its prefix, none, begins the other's: what it says could read the same."""
+    second = issuer("https://two.example", VerificationKey("EdDSA", THEIRS.public_key()), prefix="two:")
+    third = issuer("https://three.example", VerificationKey("EdDSA", THEIRS.public_key()), prefix="two:three:")
+    all_three = verifier(issuer(), second, third)
+    assert all_three.verify(forged({"iss": "https://two.example", "sub": "ann"}, key=THEIRS)).subject == "two:ann"
+    assert all_three.verify(forged({"iss": "https://three.example"}, key=THEIRS)).subject == "two:three:alice"
+    assert all_three.verify(forge(sub="two-ann")).subject == "two-ann"
+    for claims in ({"sub": "two:ann"}, {"sub": "two:three:ann"}):
+        with pytest.raises(BadClaim, match="'sub' begins as the identities of another issuer do"):
+            all_three.verify(forged(claims))
+    with pytest.raises(BadClaim, match="another issuer"):
+        all_three.verify(forged({"iss": "https://two.example", "sub": "three:ann"}, key=THEIRS))
 
 
 def test_unknown_issuer_is_told_which_one_is_right() -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("serve", "demo", "token", "publish", "tail"),
+    *("outbox relay", "outbox list", "outbox retry", "outbox discard"),
     *("projection rebuild", "projection migrate", "projection position", "epoch bump"),
 )
 
@@ -91,6 +92,12 @@ def test_list_of_commands_is_whole() -> None:
         ("tail restaurants/a --since yesterday", "neither a span such as 15m nor a time"),
         ("tail restaurants/a --since 15m --from e-1", "two places to begin at"),
         ("tail restaurants/a --data-dir {empty}", "no broker runs on {empty}: start `passline serve"),
+        ("outbox list", "Set PASSLINE_OUTBOX_DATABASE_URL"),
+        ("outbox list --outbox-database-url mysql://root:hunter2@h/d", "--outbox-database-url: no support for 'mysql'"),
+        ("outbox list --outbox-table a;b", "'a;b' is not the name of a table"),
+        ("outbox list --outbox-database-url sqlite:///{empty}/shop.db", "the database has no outbox passline_outbox"),
+        ("outbox relay --keep soon", "is not a span such as"),
+        ("outbox retry", "name the events by their ids, or give --all"),
         ("projection rebuild --data-dir {empty}", "no broker runs on {empty}"),
         ("projection position --data-dir {empty}", "run `passline projection migrate`"),
         ("epoch bump --data-dir {empty}", "no broker runs on {empty}"),

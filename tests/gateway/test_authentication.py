@@ -16,7 +16,8 @@ from auth.claims import Claims
 from auth.errors import KeyUnusable, Unauthorized
 from auth.keys import development_key
 from auth.tokens import mint
-from gateway.authentication import PUBLIC, Authentication, Carrier, cors_config, token_verifier
+from gateway.authentication import PUBLIC, Authentication, Carrier, cors_config
+from gateway.issuers import token_verifier
 from gateway.problems import EXCEPTION_HANDLERS
 from gateway.settings import Settings
 from tests.auth.forging import NOW, OURS, forge, verifier

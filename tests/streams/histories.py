@@ -106,7 +106,7 @@ class Model:
                 self.set_aside.append(entry.sequence)
         elif isinstance(event, OrderEvent):
             self._apply_order(entry, event)
-        else:
+        elif isinstance(event, StaffAssigned | StaffRevoked):
             self._apply_staff(entry, event)
 
     def _apply_order(self, entry: Entry, event: OrderEvent) -> None:

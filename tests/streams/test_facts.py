@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.event import listen, listens_for, remove
 
+from streams.changes import staff_fact
 from streams.database import open_database
 from streams.entry import Entry, judge
 from streams.events import Role
 from streams.facts import Facts, FactsUnavailable, OrderUnknown
 from streams.log import LogState
-from streams.overlay import Overlay, staff_fact
+from streams.overlay import Overlay
 from streams.projection import Projection
 from streams.snapshots import OrderOwner, States
+from streams.staff import STAFF
 from tests.support.delivery import order_entry
 from tests.support.nats import eventually
 
@@ -90,7 +92,7 @@ def facts_at(engine: AsyncEngine, overlay: Overlay, *, last: int = 0) -> Facts:
 
 async def standings(facts: Facts) -> list[object]:
     async with facts.reading() as decision:
-        return [await decision.standing(*member) for member in MEMBERS]
+        return [await decision.state(STAFF, member) for member in MEMBERS]
 
 
 @given(steps=STEPS, cut=st.integers(0, 14), floor=st.integers(0, 14))
@@ -136,7 +138,7 @@ async def test_floor_that_passes_a_decision_meanwhile_makes_it_void(engine: Asyn
     async with facts_at(engine, overlay).reading() as decision:
         overlay.prune(4)
         with pytest.raises(FactsUnavailable):
-            await decision.standing("r1", "ann")
+            await decision.state(STAFF, ("r1", "ann"))
 
 
 async def test_projection_of_another_log_says_nothing(engine: AsyncEngine) -> None:
@@ -211,17 +213,17 @@ async def test_standing_is_read_once_and_then_remembered(engine: AsyncEngine) ->
     await apply(engine, [staff_entry(1, ("r1", "ann"), "staff", assigned=True, event=1)], upto=1)
     facts = facts_at(engine, Overlay(1))
     with counted_statements(engine) as statements:
-        first = await facts.standing("r1", "ann")
+        first = await facts.state(STAFF, ("r1", "ann"))
         assert (first.roles, len(statements) > 0) == (frozenset({Role.STAFF}), True)
         statements.clear()
-        assert (await facts.standing("r1", "ann"), statements) == (first, [])
+        assert (await facts.state(STAFF, ("r1", "ann")), statements) == (first, [])
 
 
 async def test_standings_that_many_ask_for_at_once_are_read_together(engine: AsyncEngine) -> None:
     await apply(engine, [staff_entry(1, ("r1", "ann"), "staff", assigned=True, event=1)], upto=1)
     facts = facts_at(engine, Overlay(1))
     with counted_statements(engine) as statements:
-        found = await asyncio.gather(*(facts.standing("r1", f"somebody-{number}") for number in range(200)))
+        found = await asyncio.gather(*(facts.state(STAFF, ("r1", f"somebody-{number}")) for number in range(200)))
     assert {standing.roles for standing in found} == {frozenset()}
     assert len(statements) < 12  # two transactions at most: who asked first, and the others
 
@@ -247,7 +249,7 @@ def test_remembered_standing_is_that_of_the_log_so_far(
             for position, entry in enumerate(entries, 1):
                 overlay.apply(entry)
                 if position in asked:
-                    remembered = [await facts.standing(*member) for member in MEMBERS]
+                    remembered = [await facts.state(STAFF, member) for member in MEMBERS]
                     assert remembered == await standings(facts)
                 if position % 3 == 0:
                     await apply(engine, entries, upto=position)
@@ -267,7 +269,7 @@ async def test_change_while_a_standing_is_read_is_not_overlooked(engine: AsyncEn
         if overlay.head == 1:
             overlay.apply(revoked)
 
-    assert (await facts.standing("r1", "ann")).roles == frozenset()
+    assert (await facts.state(STAFF, ("r1", "ann"))).roles == frozenset()
 
 
 async def test_recent_owner_outlives_the_projections_catching_up_as_long_as_the_window(engine: AsyncEngine) -> None:

@@ -272,10 +272,10 @@ def test_registration_is_refused_where_the_decision_has_been_overtaken() -> None
     delivery.hub.revoke("staff:r1:ann", 2)
     delivery.dispatch(order_entry(2))
     connection = Recorder()
-    decided_before = Subscriber(connection, (R1.key,), (R1.filter,), 1, Grant("e", 1, ("staff:r1:ann",)))
+    decided_before = Subscriber(connection, (R1,), 1, Grant("e", 1, ("staff:r1:ann",)))
     with pytest.raises(DecisionOutdated):
         delivery.hub.subscribe(decided_before, b"opening")
-    other_log = Subscriber(connection, (R1.key,), (R1.filter,), 1, Grant("f", 2, ()))
+    other_log = Subscriber(connection, (R1,), 1, Grant("f", 2, ()))
     with pytest.raises(DecisionOutdated):
         delivery.hub.subscribe(other_log, b"opening")
     assert connection.received == b""

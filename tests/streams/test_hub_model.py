@@ -21,7 +21,7 @@ from streams.events import OrderEvent
 from streams.frames import Broadcast, Frames
 from streams.hub import DecisionOutdated, Hub
 from streams.subscriber import End, Grant, Subscriber
-from streams.topics import order_feed, restaurant_feed
+from streams.topics import Feed, customer_feed, order_feed, partner_feed, restaurant_feed
 from streams.window import Window
 
 RESTAURANTS = ("r1", "r2")
@@ -79,18 +79,24 @@ class Client:
         return found
 
 
-def feeds_of(topics: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    bound = [
-        restaurant_feed(topic.split("/")[1])
-        if topic.startswith("restaurants/")
-        else order_feed(topic.split("/")[1], "r1", "c1")
-        for topic in sorted(topics)
-    ]
-    return tuple(feed.key for feed in bound), tuple(feed.filter for feed in bound)
+def feed_of(topic: str) -> Feed:
+    kind, _, name = topic.partition("/")
+    match kind:
+        case "restaurants":
+            return restaurant_feed(name)
+        case "partners":
+            return partner_feed(name)
+        case "customers":
+            return customer_feed(name)
+    return order_feed(name, "r1", "c1")
 
 
 TOPICS = st.frozensets(
-    st.sampled_from([f"restaurants/{r}" for r in RESTAURANTS] + [f"orders/{o}" for o in ORDERS]), min_size=1, max_size=3
+    st.sampled_from(
+        [f"restaurants/{r}" for r in RESTAURANTS] + ["partners/r1", "customers/c1"] + [f"orders/{o}" for o in ORDERS]
+    ),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -225,11 +231,11 @@ class Delivery(RuleBasedStateMachine):
         return self.open(topics, last, 0)
 
     def open(self, topics: frozenset[str], start: int, decided_before: int) -> Client | MultipleResults[Client]:
-        keys, filters = feeds_of(topics)
-        client = Client(keys, start, lambda: self.now)
+        feeds = [feed_of(topic) for topic in sorted(topics)]
+        client = Client(tuple(feed.key for feed in feeds), start, lambda: self.now)
         facts = tuple(f"staff:{topic.split('/')[1]}" for topic in topics if topic.startswith("restaurants/"))
         decided_at = max(self.hub.head - decided_before, 0)
-        subscriber = Subscriber(client, keys, filters, start, Grant("e", decided_at, facts))
+        subscriber = Subscriber(client, feeds, start, Grant("e", decided_at, facts))
         client.subscriber = subscriber
         outdated = decided_at < self.hub.window.floor or any(
             self.revoked_at.get(fact, 0) > decided_at for fact in facts
@@ -373,12 +379,13 @@ class Delivery(RuleBasedStateMachine):
         for client in self.everyone:
             client.subscriber.close(End.GONE)
         assert len(self.hub) == 0
-        assert len(self.hub._by_key) == 0
+        assert len(self.hub._by_lane) == 0
         assert len(self.hub._by_grant) == 0
 
 
 def covers(filter_subject: str, subject: str) -> bool:
-    return subject.startswith(filter_subject.removesuffix(">"))
+    wanted, found = filter_subject.split("."), subject.split(".")
+    return all(want in (">", "*", part) for want, part in zip(wanted, found, strict=False))
 
 
 def audience(entry: Entry | None, keys: tuple[str, ...]) -> list[str]:
@@ -388,7 +395,12 @@ def audience(entry: Entry | None, keys: tuple[str, ...]) -> list[str]:
     event, target = entry.event, str(entry.event.target)
     found = []
     for key in keys:
-        if key == f"restaurants/{event.restaurant_id}" and target in ("Both", "Restaurant"):
+        if key in (f"restaurants/{event.restaurant_id}", f"partners/{event.restaurant_id}") and target in (
+            "Both",
+            "Restaurant",
+        ):
+            found.append(key)
+        if key == f"customers/{event.customer_id}" and target in ("Both", "Customer"):
             found.append(key)
         if key == f"orders/{event.order_id}@{event.restaurant_id}.{event.customer_id}" and target in (
             "Both",

@@ -30,8 +30,7 @@ def refusal(delivery: Delivery, *feeds: Feed, subject: str = "", address: str = 
     before, connection = len(delivery.hub), Recorder()
     subscriber = Subscriber(
         connection,
-        tuple(feed.key for feed in feeds),
-        tuple(feed.filter for feed in feeds),
+        feeds,
         delivery.hub.head,
         Grant("e", delivery.hub.head, subject=subject),
         address,
@@ -190,7 +189,7 @@ def test_draining_hub_refuses_at_the_door() -> None:
 def test_refusals_are_counted_by_what_was_in_the_way() -> None:
     delivery = limited_to(per_process=1, new_per_second=1)
     delivery.dispatch(order_entry(1))
-    outdated = Subscriber(Recorder(), (R1.key,), (R1.filter,), 0, Grant("another log", 1))
+    outdated = Subscriber(Recorder(), (R1,), 0, Grant("another log", 1))
     with pytest.raises(DecisionOutdated):
         delivery.hub.subscribe(outdated, b"")
     delivery.hub.arrive("")

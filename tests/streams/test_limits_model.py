@@ -68,7 +68,7 @@ class Caps(RuleBasedStateMachine):
         connection = Recorder()
         keys = tuple(feed.key for feed in feeds)
         grant = Grant("e", self.hub.head, ("fact",), self.delivery.clock.now + 60, subject)
-        subscriber = Subscriber(connection, keys, tuple(feed.filter for feed in feeds), self.hub.head, grant, address)
+        subscriber = Subscriber(connection, feeds, self.hub.head, grant, address)
         if leaves_at_once:
             connection.on_write = lambda _: subscriber.close(End.GONE)
         over = self.over(subject, address, keys)
@@ -139,14 +139,14 @@ class Caps(RuleBasedStateMachine):
         subjects = Counter(each.grant.subject for each in there if each.grant.subject)
         addresses = Counter(each.address for each in there if each.address)
         assert len(self.hub) == len(there)
-        assert {feed.key: self.hub._by_key.count(feed.key) for feed in FEEDS} == {
+        assert {feed.key: self.hub._by_lane.count(feed.key) for feed in FEEDS} == {
             feed.key: topics[feed.key] for feed in FEEDS
         }
         assert [self.hub._by_subject.count(subject) for subject in SUBJECTS] == [subjects[each] for each in SUBJECTS]
         assert [self.hub._by_address.count(address) for address in ADDRESSES] == [addresses[each] for each in ADDRESSES]
         for subject in subjects:
             assert set(self.hub._by_subject.at(subject)) == {each for each in there if each.grant.subject == subject}
-        kept = (len(self.hub._by_key), len(self.hub._by_subject), len(self.hub._by_address), len(self.hub._by_grant))
+        kept = (len(self.hub._by_lane), len(self.hub._by_subject), len(self.hub._by_address), len(self.hub._by_grant))
         assert kept == (len(topics), len(subjects), len(addresses), min(len(there), 1))
 
     @invariant()

@@ -14,8 +14,8 @@ from msgspec import inspect
 from streams import outline as module
 from streams.entry import Entry, SubjectMismatch, judge
 from streams.events import EVENT_TYPES, EventError, OrderEvent, decode
-from streams.matrix import notifications
-from streams.outline import outline
+from streams.matrix import lanes_of
+from streams.outline import KINDS, outline
 
 ORDER_EVENTS = [name for name, kind in EVENT_TYPES.items() if issubclass(kind, OrderEvent)]
 CUSTOMERS = {"c1": "c1", "auth0|5f": "h_872e9080a6fff15590c646f28bc10d39f6646141", "h_1": None, "a.b": None, "": None}
@@ -55,7 +55,7 @@ def strictly(sequence: int, time: float, subject: str, body: bytes) -> Entry:
     except EventError as problem:
         return Entry(sequence, time, subject, body, None, problem=problem)
     order_id = event.order_id if isinstance(event, OrderEvent) else None
-    return Entry(sequence, time, subject, body, type(event), order_id, tuple(each.key for each in notifications(event)))
+    return Entry(sequence, time, subject, body, type(event), order_id, lanes_of(event))
 
 
 def told(entry: Entry) -> object:
@@ -165,7 +165,7 @@ def test_entry_is_judged_as_if_its_event_had_been_decoded(placed: tuple[str, byt
 
 
 @pytest.mark.parametrize("target", [None, "Both", "Restaurant", "Customer"])
-@pytest.mark.parametrize("name", ORDER_EVENTS)
+@pytest.mark.parametrize("name", [kind.type_name() for kind in KINDS.values()])
 def test_ordinary_events_are_not_decoded_to_be_judged(
     name: str, target: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

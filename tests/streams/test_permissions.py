@@ -26,6 +26,8 @@ READS = (
     *("$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS", "$JS.API.DIRECT.GET.EVENTS"),
     *("$JS.API.DIRECT.GET.EVENTS.orders.r.c.o.E", "$JS.API.CONSUMER.CREATE.EVENTS"),
 )
+ONE_ENTRY = "$JS.API.STREAM.MSG.GET.EVENTS"
+MORE_READS = tuple(subject for subject in READS if subject != ONE_ENTRY)
 # Nobody destroys, copies or takes over, and nobody speaks for the server.
 NOBODY = (
     *("$JS.API.STREAM.DELETE.EVENTS", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.MSG.DELETE.EVENTS"),
@@ -37,8 +39,8 @@ PROVISIONING = ("$JS.API.STREAM.CREATE.EVENTS", "$JS.API.STREAM.UPDATE.EVENTS", 
 SUBJECTS = ("orders.r.c.o.E", "carts.c.E", "workflows.w.E", "finance.r.E", "coupons.c.E", "access.r.E", "dead.e-1")
 
 MAY_NOT_PUBLISH: dict[Role, tuple[str, ...]] = {
-    "publisher": ("access.r.E", "dead.e-1", "passline.x", *READS, *PROVISIONING),
-    "access": (*(s for s in SUBJECTS if s != "access.r.E"), "passline.x", *READS, *PROVISIONING),
+    "publisher": ("access.r.E", "dead.e-1", "passline.x", *MORE_READS, *PROVISIONING),
+    "access": (*(s for s in SUBJECTS if s != "access.r.E"), "passline.x", *MORE_READS, *PROVISIONING),
     "gateway": ("dead.e-1", *PROVISIONING),
     "worker": (*(s for s in SUBJECTS if s not in ("orders.r.c.o.E", "dead.e-1")), "passline.x", *PROVISIONING),
     "admin": (*SUBJECTS, "passline.x", *(s for s in READS if s != "$JS.API.STREAM.INFO.EVENTS")),
@@ -107,6 +109,24 @@ async def test_user_may_publish_its_part(log_server: EmbeddedNats, role: Role, s
     async with client(log_server, role) as nc:
         for subject in subjects:
             assert (await publish(nc, subject))["stream"] == (DEAD if subject.startswith("dead") else EVENTS)
+
+
+@pytest.mark.parametrize(("role", "subject"), [("publisher", PLACED), ("access", "access.r.E")])
+async def test_publisher_may_look_up_what_stands_in_the_log(
+    log_server: EmbeddedNats, refusals: Refusals, role: Role, subject: str
+) -> None:
+    async with client(log_server, role) as nc:
+        await publish(nc, subject, b'{"first":1}')
+        await publish(nc, subject, b'{"second":2}')
+        log = Log(nc)
+        first = await log.next_match(0, subject)
+        assert first is not None
+        assert (first.sequence, first.data) == (1, b'{"first":1}')
+        second = await log.get(2)
+        assert second is not None
+        assert second.data == b'{"second":2}'
+        assert await log.next_match(2, subject) is None
+    assert refusals.told == []
 
 
 @pytest.mark.parametrize("role", ["gateway", "worker"])

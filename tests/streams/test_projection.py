@@ -26,7 +26,8 @@ from streams.events import (
     encode,
 )
 from streams.projection import Fenced, Position, Projection
-from streams.snapshots import Standing, States
+from streams.snapshots import States
+from streams.staff import STAFF, Standing
 from streams.tables import LIVE
 from streams.tables import position as position_table
 from tests.streams.histories import EPOCH, NOON, PIZZA, History, Model, as_json, log_time
@@ -339,7 +340,7 @@ async def test_late_repetition_of_an_assignment_gives_no_role_back(engine: Async
     history.staff(StaffAssigned, role=Role.STAFF, event_id="hired")
     await apply_all(engine, history)
     async with States(engine).read() as state:
-        standing = (await state.standings([("r1", "s1")]))["r1", "s1"]
+        standing = (await STAFF.read(state, [("r1", "s1")]))["r1", "s1"]
     assert standing.roles == frozenset()
     assert (standing.revoked_at, standing.revoked_sequence) == (revoked.time, revoked.sequence)
 
@@ -351,9 +352,9 @@ async def test_revocation_of_one_role_leaves_the_others(engine: AsyncEngine) -> 
     history.staff(StaffRevoked, role=Role.FINANCE)
     await apply_all(engine, history)
     async with States(engine).read() as state:
-        assert (await state.standings([("r1", "s1")]))["r1", "s1"].roles == {Role.OWNER, Role.STAFF}
-        assert (await state.standings([("r2", "s1")]))["r2", "s1"].roles == frozenset()
-        assert (await state.standings([("r2", "s1")]))["r2", "s1"].revoked_at is None
+        assert (await STAFF.read(state, [("r1", "s1")]))["r1", "s1"].roles == {Role.OWNER, Role.STAFF}
+        assert (await STAFF.read(state, [("r2", "s1")]))["r2", "s1"].roles == frozenset()
+        assert (await STAFF.read(state, [("r2", "s1")]))["r2", "s1"].revoked_at is None
 
 
 async def test_revocation_without_a_role_ends_all_of_them_and_a_later_assignment_counts(engine: AsyncEngine) -> None:
@@ -366,7 +367,7 @@ async def test_revocation_without_a_role_ends_all_of_them_and_a_later_assignment
     history.staff(StaffAssigned, role=Role.OWNER)
     await apply_all(engine, history)
     async with States(engine).read() as state:
-        standing = (await state.standings([("r1", "s1")]))["r1", "s1"]
+        standing = (await STAFF.read(state, [("r1", "s1")]))["r1", "s1"]
     assert standing == Standing(frozenset({Role.OWNER}), last.time, last.sequence)
 
 

@@ -15,6 +15,7 @@ from streams.events import OrderAccepted, OrderPlaced, OrderPreparing, Role, Sta
 from streams.projection import Fenced, Position, Projection
 from streams.rebuild import WrongEpoch, rebuild
 from streams.snapshots import States
+from streams.staff import STAFF
 from streams.tables import LIVE, metadata
 from tests.streams.histories import EPOCH, History, cut, histories, log_time
 
@@ -297,7 +298,7 @@ async def test_after_a_restored_backup_a_rebuild_tells_what_the_log_tells_and_ke
     async with States(engine).read() as state:
         assert state.position == Position("e2", 8, log_time(8))
         orders = {order.order_id: order for order in await state.restaurant_snapshot("r1")}
-        assert (await state.standings([("r1", "s3")]))["r1", "s3"].roles == {Role.FINANCE}
+        assert (await STAFF.read(state, [("r1", "s3")]))["r1", "s3"].roles == {Role.FINANCE}
     assert {order_id: order.status for order_id, order in orders.items()} == {
         "o1": "Accepted",
         "o2": "Accepted",

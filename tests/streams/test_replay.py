@@ -204,7 +204,7 @@ async def test_client_of_an_order_catches_up_from_the_log_itself(log_server: Emb
         hub.behind = replay.wants
         task = asyncio.create_task(replay.run())
         connection = Recorder()
-        subscriber = Subscriber(connection, (O1.key,), (O1.filter,), 4, Grant(hub.frames.epoch, hub.head))
+        subscriber = Subscriber(connection, (O1,), 4, Grant(hub.frames.epoch, hub.head))
         hub.subscribe(subscriber, b"")
         await eventually(lambda: subscriber.live)
         task.cancel()

@@ -25,6 +25,7 @@ from streams.events import (
 )
 from streams.projection import Position, Projection
 from streams.snapshots import MAX_PAGE, InvalidPage, NoPosition, OrderOwner, Reading, States
+from streams.staff import STAFF
 from streams.subjects import identity_key
 from streams.tables import metadata
 from tests.streams.histories import (
@@ -84,7 +85,7 @@ async def assert_equals_model(state: Reading, model: Model) -> None:
         assert as_json(await all_pages(state.active_orders, restaurant_id, 2)) == model.active_orders(restaurant_id)
         for subject in SUBJECTS:
             member = (restaurant_id, identity_key(subject))
-            standing = (await state.standings([member]))[member]
+            standing = (await STAFF.read(state, [member]))[member]
             assert standing.roles == model.roles.get(member, set())
             assert (standing.revoked_at, standing.revoked_sequence) == model.revoked.get(member, (None, None))
     for order_id in ORDERS:

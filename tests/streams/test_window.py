@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.sse import SseEncoder
 from streams.entry import Entry, judge
 from streams.frames import Broadcast, Frames
-from streams.topics import order_feed, restaurant_feed
+from streams.topics import customer_feed, order_feed, restaurant_feed
 from streams.window import Window
 from tests.support.delivery import order_entry
 
@@ -22,6 +22,7 @@ KEYS = (
     order_feed("o1", "r1", "c1").key,
     order_feed("o2", "r1", "c1").key,
     order_feed("o1", "r2", "c1").key,
+    customer_feed("c1").key,
 )
 SOME_KEYS = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4).map(tuple)
 
@@ -49,7 +50,7 @@ class Appended:
         if self.usable and self.target != "Customer":
             found.add(f"restaurants/{self.restaurant}")
         if self.usable and self.target != "Restaurant":
-            found.add(f"orders/{self.order}@{self.restaurant}.c1")
+            found |= {f"orders/{self.order}@{self.restaurant}.c1", "customers/c1"}
         return found
 
 
@@ -90,7 +91,7 @@ def fill(window: Window, history: list[Appended]) -> dict[int, tuple[float, Appe
         log[sequence] = time, each
         broadcast = window.append(each.entry(sequence, time))
         if each.rendered:
-            for key in broadcast.keys:
+            for key in broadcast.lanes:
                 window.frames.of(broadcast, (key,))
     return log
 
@@ -107,7 +108,7 @@ def test_window_holds_the_longest_recent_past_within_its_bounds(
         while len(sizes) > max_entries or sum(sizes) > max_bytes:
             del sizes[0]
         if each.rendered and sizes:
-            for key in broadcast.keys:
+            for key in broadcast.lanes:
                 window.frames.of(broadcast, (key,))
             sizes[-1] = broadcast.size
         assert (len(window), window.size) == (len(sizes), sum(sizes))

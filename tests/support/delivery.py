@@ -123,8 +123,7 @@ class Delivery:
         connection = Recorder()
         subscriber = Subscriber(
             connection,
-            tuple(feed.key for feed in feeds),
-            tuple(feed.filter for feed in feeds),
+            feeds,
             self.hub.head if at is None else at,
             Grant("e", self.hub.head, revocable_by, expires_at, subject),
             address,

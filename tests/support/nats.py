@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from streams.credentials import Role
 
 # Small, because bytes are reserved on the disk, and two runs at once must both find room.
-SETTINGS = StreamSettings(max_bytes=64 * 1024**2, dead_max_bytes=8 * 1024**2)
+SETTINGS = StreamSettings(
+    max_bytes=64 * 1024**2, dead_max_bytes=8 * 1024**2, commands_max_bytes=8 * 1024**2, idempotency_max_bytes=1024**2
+)
 
 PLACED = "orders.r1.c1.o1.OrderPlaced"
 """A subject for tests to which any of EVENTS's would do."""

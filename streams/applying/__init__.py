@@ -1,0 +1,45 @@
+"""What entries of the log do to the projected tables. The live projection and a rebuild share it.
+
+For a batch there are one read and at most two writes of orders, and a few statements for each other family of events,
+whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from streams.applying.orders import apply_orders
+from streams.applying.rows import Applied, Refused
+from streams.applying.staff import apply_staff
+from streams.entry import Entry
+from streams.events import OrderEvent, StaffEvent, UnknownEventType
+from streams.tables import Projected
+
+
+async def apply_entries(connection: AsyncConnection, tables: Projected, entries: Sequence[Entry]) -> Applied:
+    """Apply entries, in the log's order; returns those that were not, each with the reason, and the alarms.
+
+    An entry of an unknown type is neither: it waits in the log for a newer version. An event whose id its order (or
+    its member of staff) has seen before is a repetition and changes nothing.
+    """
+    refused: list[Refused] = []
+    alarms: list[tuple[Entry, OrderEvent]] = []
+    orders: list[tuple[Entry, OrderEvent]] = []
+    staff: list[tuple[Entry, StaffEvent]] = []
+    for entry in entries:
+        match entry.event:
+            case OrderEvent() as event:
+                orders.append((entry, event))
+            case StaffEvent() as event:
+                staff.append((entry, event))
+            case None if not isinstance(entry.problem, UnknownEventType):
+                refused.append((entry, str(entry.problem)))
+    if orders:
+        of_orders = await apply_orders(connection, tables, orders)
+        refused += of_orders.refused
+        alarms += of_orders.alarms
+    if staff:
+        await apply_staff(connection, tables, staff)
+    return Applied(sorted(refused, key=lambda each: each[0].sequence), alarms)

@@ -1,0 +1,46 @@
+"""What customers, guests, devices, carts and workflows are shown by."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_orders_customer_key_is_open_first_sequence", "orders", ["customer_key", "is_open", "first_sequence"]
+    )
+    op.create_table(
+        "alarms_due",
+        sa.Column("order_id", sa.String(64), nullable=False),
+        sa.Column("alarm", sa.String(16), nullable=False),
+        sa.Column("restaurant_id", sa.String(64), nullable=False),
+        sa.Column("since", sa.Double()),
+        sa.Column("promised", sa.BigInteger()),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("raised", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("order_id", "alarm", name="pk_alarms_due"),
+    )
+    op.create_index("ix_alarms_due_alarm_raised_since", "alarms_due", ["alarm", "raised", "since"])
+    op.create_index("ix_alarms_due_alarm_raised_promised", "alarms_due", ["alarm", "raised", "promised"])
+    op.create_table(
+        "attended_orders",
+        sa.Column("order_id", sa.String(64), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("order_id", name="pk_attended_orders"),
+    )
+    op.create_table(
+        "alarm_deliveries",
+        sa.Column("event_id", sa.String(128), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("raised_at", sa.Double(), nullable=False),
+        sa.Column("due_at", sa.Double(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name="pk_alarm_deliveries"),
+    )
+    op.create_index("ix_alarm_deliveries_due_at", "alarm_deliveries", ["due_at"])
