@@ -18,7 +18,7 @@ from gateway.issuers import known_issuers
 from gateway.openapi import openapi_config
 from gateway.problems import EXCEPTION_HANDLERS
 from gateway.process import Gateway, open_gateway
-from gateway.routes import health, orders, publish, session, streams
+from gateway.routes import health, orders, presence, publish, session, signals, streams
 from gateway.soft_refusal import STREAM_EXCEPTION_HANDLERS
 from streams.discovery import find_running
 
@@ -67,8 +67,10 @@ def create_app(
                 route_handlers=[
                     Router("/", route_handlers=[*streams.HANDLERS], exception_handlers=STREAM_EXCEPTION_HANDLERS),
                     *orders.HANDLERS,
+                    *presence.HANDLERS,
                     *publish.HANDLERS,
                     *session.HANDLERS,
+                    *signals.HANDLERS,
                 ],
             ),
             *health.HANDLERS,

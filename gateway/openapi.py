@@ -35,6 +35,7 @@ from gateway.cloudevents import BATCH, STRUCTURED
 from gateway.ingest import MAX_EVENTS
 from gateway.problems import Problem
 from streams.events import AnyEvent
+from streams.signals import Signal
 from streams.subjects import ID_PATTERN
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ _WHEN = {
     413: "The body is too long.",
     415: "The body's media type is none that is taken here.",
     422: "A parameter or the body is wrong; `errors` says where and how.",
+    429: "That was too often; `Retry-After` says when to try again.",
     500: "Something is wrong here; the log has it under `instance`.",
     503: "What the answer depends on is out of reach for the moment; `Retry-After` says when to come back.",
 }
@@ -95,6 +97,15 @@ class PublishOperation(Operation):
                 ),
             },
         )
+
+
+@dataclass
+class SignalOperation(Operation):
+    """The operation that takes signals, likewise."""
+
+    def __post_init__(self) -> None:
+        schema = Reference(f"{_COMPONENTS}Signal")
+        self.request_body = RequestBody(required=True, content={"application/json": OpenAPIMediaType(schema=schema)})
 
 
 def openapi_config(settings: Settings) -> OpenAPIConfig:
@@ -157,11 +168,11 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event_schemas() -> dict[str, Any]:
-    """The events as they are decoded, by the names of their types."""
-    (event,), schemas = msgspec.json.schema_components([AnyEvent], ref_template=_COMPONENTS + "{name}")
+    """The events and signals as they are decoded, by the names of their types."""
+    (event, signal), schemas = msgspec.json.schema_components([AnyEvent, Signal], ref_template=_COMPONENTS + "{name}")
     one = {"$ref": f"{_COMPONENTS}Event"}
     several = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_EVENTS}
-    return {**schemas, "Event": event, "EventOrEvents": {"anyOf": [one, several]}}
+    return {**schemas, "Signal": signal, "Event": event, "EventOrEvents": {"anyOf": [one, several]}}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from gateway.ingest import UnusableBody
 from streams.database import DatabaseUnavailable
 from streams.errors import BrokerUnavailable, EpochMissing, JetStreamRefused, StreamMissing
 from streams.facts import FactsUnavailable, OrderUnknown
+from streams.gathering import NobodyAnswered
+from streams.limits import RateExceeded
 from streams.snapshots import InvalidPage, NoPosition
 from streams.subjects import ID_PATTERN, InvalidId
 from streams.topics import InvalidTopic
@@ -91,12 +93,14 @@ STATUSES: Final[Mapping[type[Exception], HTTPStatus]] = {
     InvalidTopic: HTTPStatus.UNPROCESSABLE_ENTITY,
     SessionTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
     ValidationException: HTTPStatus.UNPROCESSABLE_ENTITY,
+    RateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
     BrokerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     EpochMissing: HTTPStatus.SERVICE_UNAVAILABLE,
     FactsUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     JetStreamRefused: HTTPStatus.SERVICE_UNAVAILABLE,
     KeysUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    NobodyAnswered: HTTPStatus.SERVICE_UNAVAILABLE,
     NoPosition: HTTPStatus.SERVICE_UNAVAILABLE,
     StreamMissing: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -222,6 +226,8 @@ def _headers(error: Exception, status: int) -> dict[str, str]:
         headers["www-authenticate"] = error.www_authenticate()
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = retry_after()
+    if isinstance(error, RateExceeded):
+        headers["retry-after"] = str(error.retry_after_seconds)
     return headers
 
 

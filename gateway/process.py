@@ -22,6 +22,7 @@ from streams.database import open_database
 from streams.facts import Facts, FactsUnavailable
 from streams.frames import Frames
 from streams.hub import Hub
+from streams.limits import Rates
 from streams.log import Log
 from streams.overlay import Overlay
 from streams.presence import Presence
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
     from gateway.settings import Settings
     from streams.snapshots import OrderOwner
+
+PRESENCE_PER_SECOND = 5
+"""Questions of a subject who is connected: each is asked of every process."""
 
 _TICK_SECONDS = 0.1
 _PRUNE_SECONDS = 5.0
@@ -105,7 +109,9 @@ class Gateway:
         )
         self.publisher = Publisher(client, self.log, self._owner_if_known)
         self.presence = Presence(client, self.hub)
+        self.presence_asked = Rates(PRESENCE_PER_SECOND)
         self.signals = Signals(client, self.hub)
+        self.signals_sent = Rates(settings.signals_per_second)
         self.readiness = Readiness(self.tail)
         self.loop_lag = LoopLag()
 
@@ -117,7 +123,8 @@ class Gateway:
     def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What must run as long as the process serves; none of it ends by itself."""
         return (
-            *(self.tail.run(), self.tail.watch(), self.replay.run(), self.presence.run()),
+            *(self.tail.run(), self.tail.watch(), self.replay.run()),
+            *(self.presence.run(), self.signals.run()),
             *(self._tick(), self._prune()),
         )
 

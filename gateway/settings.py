@@ -221,6 +221,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_per_topic: Annotated[int, _cap, "streams of a topic, in a process; 0 for no cap"] = 10_000
     max_per_process: Annotated[int, _cap, "streams in a process; 0 for no cap"] = 16_000
     max_new_per_second: Annotated[int, _cap, "new streams in a second, in a process; 0 for no cap"] = 2_000
+    signals_per_second: Annotated[int, _cap, "signals of a subject to an order, in a process; 0 for no limit"] = 5
     trusted_proxies: Annotated[
         tuple[str, ...], _networks, "proxies whose X-Forwarded-For is believed, with commas between"
     ] = ()

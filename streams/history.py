@@ -14,7 +14,7 @@ from streams.errors import JetStreamRefused
 from streams.events import OrderEvent, encode
 from streams.log import EVENTS
 from streams.storing import WRONG_LAST_SEQUENCE, store
-from streams.subjects import any_owner_filter, order_filter
+from streams.subjects import order_filter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,7 +70,7 @@ class OrderHistory:
                 event.log_subject(),
                 encode(event),
                 message_id=event.event_id,
-                after=(any_owner_filter(event.order_id), after),
+                after=(order_filter(event.restaurant_id, event.customer_key, event.order_id), after),
             )
         except JetStreamRefused as refusal:
             if refusal.err_code == WRONG_LAST_SEQUENCE:

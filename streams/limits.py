@@ -6,9 +6,12 @@ as many streams. What is over a cap is refused softly: the client comes back, an
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 import msgspec
 
-from streams.errors import SubscriptionRefused
+from streams.errors import StreamsError, SubscriptionRefused
 
 BURST_SECONDS = 1
 """A bucket that was left alone lets the tokens of so many seconds through at once.
@@ -16,6 +19,10 @@ BURST_SECONDS = 1
 So a storm of returning clients is not held up for as long as it is no larger than that, and in any t seconds no more
 than rate * (t + BURST_SECONDS) get through.
 """
+
+
+RATES_REMEMBERED: Final = 10_000
+"""Buckets of a `Rates`, about 3 MB. The one that was left alone longest goes first: within a second it is full."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,3 +79,40 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class RateExceeded(StreamsError):
+    """Somebody does something more often than they may. `per_second` is the rate, `retry_after_seconds` a wait."""
+
+    def __init__(self, per_second: int) -> None:
+        self.per_second = per_second
+        self.retry_after_seconds = 1
+        super().__init__(f"at most {per_second} in a second; wait a little")
+
+
+class Rates:
+    """A `TokenBucket` for each of many texts, as far as they are remembered."""
+
+    def __init__(self, per_second: int, *, most: int = RATES_REMEMBERED) -> None:
+        self._per_second = per_second
+        self._most = most
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, text: str, now: float) -> None:
+        """Take a token of this text's.
+
+        Raises:
+            RateExceeded: there was none.
+        """
+        bucket = self._buckets.get(text)
+        if bucket is None:
+            bucket = self._buckets[text] = TokenBucket(self._per_second, now)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(text)
+        if not bucket.take(now):
+            raise RateExceeded(self._per_second)

@@ -80,6 +80,11 @@ def identity_key(identity: str) -> str:
     return _HASHED + hashlib.sha256(identity.encode()).hexdigest()[:40]
 
 
+def is_hashed(key: str) -> bool:
+    """Whether an identity's key does not tell the identity."""
+    return key.startswith(_HASHED)
+
+
 def order_subject(restaurant_id: str, customer_key: str, order_id: str, event: str) -> str:
     """Where an order's event stands in the log."""
     return f"orders.{restaurant_id}.{customer_key}.{order_id}.{event}"

@@ -85,6 +85,9 @@ class Projected(NamedTuple):
     staff_roles: Table
     staff_revocations: Table
     staff_events: Table
+    guest_passes: Table
+    pairings: Table
+    devices: Table
     alarms_due: Table
 
 
@@ -111,6 +114,8 @@ def _orders(name: str, target: MetaData, prefixes: list[str]) -> Table:
         Column("estimated_delivery_time", BigInteger),
         Column("actual_delivery_time", BigInteger),
         *(Column(each, BigInteger) for each in REACHED),
+        # When it was first delivered, by the log's own time: guests' passes end by that.
+        Column("delivered_log_time", Double),
         Column("last_update", BigInteger, nullable=False),
         Column("first_sequence", BigInteger, nullable=False),
         Column("last_sequence", BigInteger, nullable=False),
@@ -181,12 +186,58 @@ def _alarms_due(name: str, target: MetaData, prefixes: list[str]) -> Table:
     )
 
 
+def _guest_passes(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    """`sequence` is where the first event of a pass stands, as in the two tables below."""
+    return Table(
+        name,
+        target,
+        Column("order_id", String(64), primary_key=True),
+        Column("pass_id", String(64), primary_key=True),
+        Column("expires_at", BigInteger),
+        Column("is_revoked", Boolean, nullable=False),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _pairings(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    return Table(
+        name,
+        target,
+        Column("code_hash", String(64), primary_key=True),
+        Column("restaurant_id", String(64), nullable=False),
+        Column("pairing_id", String(64), nullable=False),
+        Column("expires_at", BigInteger, nullable=False),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _devices(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    """`keys` is the JSON of `streams.devices.KnownKey`s: hashes."""
+    return Table(
+        name,
+        target,
+        Column("restaurant_id", String(64), primary_key=True),
+        Column("device_id", String(64), primary_key=True),
+        Column("name", Text, nullable=False),
+        Column("registered_at", Double),
+        Column("keys", Text, nullable=False),
+        Column("is_revoked", Boolean, nullable=False),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
 def _projected(target: MetaData, prefix: str, prefixes: list[str]) -> Projected:
     return Projected(
         _orders(f"{prefix}orders", target, prefixes),
         _staff_roles(f"{prefix}staff_roles", target, prefixes),
         _staff_revocations(f"{prefix}staff_revocations", target, prefixes),
         _staff_events(f"{prefix}staff_events", target, prefixes),
+        _guest_passes(f"{prefix}guest_passes", target, prefixes),
+        _pairings(f"{prefix}pairings", target, prefixes),
+        _devices(f"{prefix}devices", target, prefixes),
         _alarms_due(f"{prefix}alarms_due", target, prefixes),
     )
 

@@ -125,8 +125,9 @@ class DueRows:
         table = self._table.c
         columns = (table.order_id, table.alarm, table.since, table.promised, table.sequence, table.raised)
         for some in chunks(order_ids):
-            for order_id, alarm, *due in await execute(connection, select(*columns).where(table.order_id.in_(some))):
-                self._loaded.setdefault(order_id, {})[alarm] = Due(*due)
+            for row in await execute(connection, select(*columns).where(table.order_id.in_(some))):
+                due = Due(row.since, row.promised, row.sequence, row.raised)
+                self._loaded.setdefault(row.order_id, {})[row.alarm] = due
 
     def fold(self, order: Row, entry: Entry, event: OrderEvent) -> None:
         """Take an event that its order has not seen before; `order` is its row with the event in it."""

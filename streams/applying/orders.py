@@ -114,6 +114,7 @@ def _new_order(entry: Entry, event: OrderEvent) -> Row:
         customer_id=event.customer_id,
         customer_key=event.customer_key,
         payment_failed=False,
+        delivered_log_time=None,
         is_open=True,
         first_sequence=entry.sequence,
         applied=b"",
@@ -150,6 +151,8 @@ def seen_before(first: int, applied: bytes, first_sequence: int) -> bytes:
 def _fold(row: Row, entry: Entry, event: OrderEvent) -> None:
     row["last_sequence"] = entry.sequence
     row["last_update"] = to_microseconds(event.occurred_on_utc)
+    if isinstance(event, OrderDelivered) and row["delivered_log_time"] is None:
+        row["delivered_log_time"] = entry.time
     if reached := _REACHED.get(type(event)):
         row[reached] = row["last_update"]
     if isinstance(event, _PAYMENTS):

@@ -30,7 +30,7 @@ from auth.errors import (
 from gateway.errors import GatewayError
 from gateway.ingest import ContentTooLarge, UnprocessableContent, UnsupportedMediaType
 from gateway.openapi import OrderId
-from gateway.problems import EXCEPTION_HANDLERS, problem_of, status_of
+from gateway.problems import EXCEPTION_HANDLERS, TopicRefused, problem_of, status_of
 from gateway.routes.orders import Limit
 from streams.database import DatabaseUnavailable
 from streams.errors import BrokerUnavailable, JetStreamRefused, StreamsError
@@ -221,6 +221,7 @@ def test_every_condition_has_the_status_that_was_decided_for_it() -> None:
         "BrokerUnavailable": 503,
         "InvalidId": 422,
         "InvalidPage": 422,
+        "InvalidTopic": 422,
         "JetStreamRefused": 503,
         "NoPosition": 503,
         "OrderUnknown": 404,

@@ -9,8 +9,10 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+from streams.events import decode, encode
 from streams.provision import StreamSettings, provision
 from tests.support.nats import client, publish
+from tests.support.samples import sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +84,13 @@ async def append_staff(nc: Client, event_id: str, kind: str, *, restaurant: str,
         "role": role,
     }
     answer = await publish(nc, f"access.{restaurant}.{kind}", json.dumps(body).encode(), {"Nats-Msg-Id": event_id})
+    return int(answer["seq"])
+
+
+async def append(nc: Client, name: str, event_id: str, /, **fields: Any) -> int:
+    """Publish an event of any type: what it must have, and `fields`. Returns its sequence."""
+    event = decode(json.dumps(sample(name, eventId=event_id, **fields)).encode())
+    answer = await publish(nc, event.log_subject(), encode(event), {"Nats-Msg-Id": event.event_id})
     return int(answer["seq"])
 
 

@@ -15,6 +15,36 @@ def upgrade() -> None:
     op.create_index(
         "ix_orders_customer_key_is_open_first_sequence", "orders", ["customer_key", "is_open", "first_sequence"]
     )
+    op.add_column("orders", sa.Column("delivered_log_time", sa.Double()))
+    op.create_table(
+        "guest_passes",
+        sa.Column("order_id", sa.String(64), nullable=False),
+        sa.Column("pass_id", sa.String(64), nullable=False),
+        sa.Column("expires_at", sa.BigInteger()),
+        sa.Column("is_revoked", sa.Boolean(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("order_id", "pass_id", name="pk_guest_passes"),
+    )
+    op.create_table(
+        "pairings",
+        sa.Column("code_hash", sa.String(64), nullable=False),
+        sa.Column("restaurant_id", sa.String(64), nullable=False),
+        sa.Column("pairing_id", sa.String(64), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("code_hash", name="pk_pairings"),
+    )
+    op.create_table(
+        "devices",
+        sa.Column("restaurant_id", sa.String(64), nullable=False),
+        sa.Column("device_id", sa.String(64), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("registered_at", sa.Double()),
+        sa.Column("keys", sa.Text(), nullable=False),
+        sa.Column("is_revoked", sa.Boolean(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("restaurant_id", "device_id", name="pk_devices"),
+    )
     op.create_table(
         "alarms_due",
         sa.Column("order_id", sa.String(64), nullable=False),
