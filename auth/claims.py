@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -72,6 +73,21 @@ class PassClaims(Claims, frozen=True, kw_only=True, array_like=True):
     topic: str
     restaurant_id: str | None = None
     device_id: str | None = None
+
+
+_packer = msgspec.msgpack.Encoder(enc_hook=dict)  # the restaurants are a read-only view of a dict
+_unpackers: dict[bytes, Any] = {b"t": msgspec.msgpack.Decoder(Claims), b"p": msgspec.msgpack.Decoder(PassClaims)}
+
+
+def pack(claims: Claims) -> bytes:
+    """Claims as bytes: a third of the memory, or a message from one process to another."""
+    return (b"p" if isinstance(claims, PassClaims) else b"t") + _packer.encode(claims)
+
+
+def unpack(packed: bytes) -> Claims:
+    """What `pack` made."""
+    claims: Claims = _unpackers[packed[:1]].decode(packed[1:])
+    return claims
 
 
 def identity(payload: Mapping[str, object], claim: str, prefix: str) -> str:

@@ -190,6 +190,13 @@ class TokenExpired(Unauthorized):
         self.expired_at = expired_at
 
 
+class TokenRevoked(Unauthorized):
+    """It was taken back before its end."""
+
+    def __init__(self) -> None:
+        super().__init__("The token was revoked; get a new one.")
+
+
 class TokenNotYetValid(Unauthorized):
     """`claim` (`iat` or `nbf`) lies ahead, at `valid_from` in Unix seconds."""
 
@@ -330,6 +337,13 @@ class PassRefused(Forbidden):
 
     def __init__(self) -> None:
         super().__init__("This pass does not open this, or does so no more; ask for a new one.")
+
+
+class PairingRefused(Forbidden):
+    """A pairing code that pairs nothing: a wrong one, a used one, one whose time is up; one answer for all of it."""
+
+    def __init__(self) -> None:
+        super().__init__("This code pairs no device, or does so no more; ask the restaurant's owner for a new one.")
 
 
 class CrossOrigin(Forbidden):

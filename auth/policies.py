@@ -5,10 +5,41 @@ Facts are handed in (`Standing`, the customer's key), so nothing is looked up he
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from collections.abc import Container
+
 import msgspec
 
 from auth.claims import Claims, PassClaims, Role
-from auth.errors import InsufficientScope, NotAllowed, PassRefused
+from auth.errors import Forbidden, InsufficientScope, NotAllowed, PassRefused
+
+COURIER_SCOPE: Final = "courier"
+COMMAND_SCOPE: Final = "orders:command"
+
+
+class Capacity(StrEnum):
+    """As what somebody wants something done with an order."""
+
+    STAFF = "staff"
+    DEVICE = "device"
+    CUSTOMER = "customer"
+    COURIER = "courier"
+    SERVICE = "service"
+
+
+# fmt: off
+MAY_COMMAND: Final[Mapping[Capacity, frozenset[str]]] = {
+    Capacity.STAFF:    frozenset({"accept", "reject", "preparing", "ready", "delivered", "cancel"}),
+    Capacity.DEVICE:   frozenset({"accept", "reject", "preparing", "ready"}),
+    Capacity.CUSTOMER: frozenset({"cancel"}),
+    Capacity.COURIER:  frozenset({"delivered"}),
+    Capacity.SERVICE:  frozenset({"accept", "reject", "preparing", "ready", "delivered", "cancel"}),
+}
+# fmt: on
+"""Who may ask for what. Somebody who is several of these acts as the first one that may."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -59,6 +90,31 @@ def must_be_order_owner(claims: Claims, customer_key: str) -> None:
         raise NotAllowed("Only the customer who placed this order may do this.")
 
 
+def must_be_workflow_user(claims: Claims, user_key: str | None) -> None:
+    """`user_key` is the key of whom the workflow is bound to. Raises NotAllowed, which does not tell it."""
+    if claims.key != user_key:
+        raise NotAllowed("This workflow is bound to somebody else.")
+
+
+def may_bind_workflow(claims: Claims, user_key: str | None) -> None:
+    """Any user may bind what is bound to nobody (None), and again what is bound to them.
+
+    Raises:
+        NotAllowed: it is somebody else's.
+        PassRefused: a pass is no user.
+    """
+    if isinstance(claims, PassClaims):
+        raise PassRefused
+    if user_key is not None:
+        must_be_workflow_user(claims, user_key)
+
+
+def must_be_cart_member(claims: Claims, member_keys: Container[str]) -> None:
+    """`member_keys` are those of the cart's present members. Raises NotAllowed."""
+    if claims.key not in member_keys:
+        raise NotAllowed("Only the members of this cart may do this.")
+
+
 def must_have_pass_for(claims: Claims, topic: str) -> PassClaims:
     """The claims of a pass that names `topic`. That it was not revoked is a fact. Raises PassRefused."""
     if not isinstance(claims, PassClaims) or claims.topic != topic:
@@ -80,6 +136,43 @@ def must_be_device_of(claims: Claims, restaurant: str) -> None:
         raise NotAllowed("Only a device of this restaurant may do this.")
     if claims.restaurant_id != restaurant:
         raise PassRefused
+
+
+def must_be_able_to_command(
+    claims: Claims, command: str, restaurant: str, customer_key: str, standing: Standing
+) -> Capacity:
+    """As what the caller may ask for `command`, of an order of `restaurant` that the customer has placed.
+
+    That a device has not been revoked since its pass was made is a fact, as in `must_be_device_of`.
+
+    Raises:
+        NotAllowed: nothing of MAY_COMMAND allows it.
+        PassRefused: it is a pass of no device of this restaurant.
+    """
+    for capacity, commands in MAY_COMMAND.items():
+        if command in commands and _acts_as(capacity, claims, restaurant, customer_key, standing):
+            return capacity
+    if isinstance(claims, PassClaims) and claims.restaurant_id != restaurant:
+        raise PassRefused
+    raise NotAllowed("You may not ask for this with this order.")
+
+
+def _acts_as(capacity: Capacity, claims: Claims, restaurant: str, customer_key: str, standing: Standing) -> bool:
+    try:
+        match capacity:
+            case Capacity.STAFF:
+                must_be_restaurant_staff(claims, restaurant, standing)
+            case Capacity.DEVICE:
+                must_be_device_of(claims, restaurant)
+            case Capacity.CUSTOMER:
+                must_be_order_owner(claims, customer_key)
+            case Capacity.COURIER:
+                must_have_scope(claims, COURIER_SCOPE)
+            case Capacity.SERVICE:
+                must_have_scope(claims, COMMAND_SCOPE)
+    except Forbidden:
+        return False
+    return True
 
 
 def _roles(claims: Claims, restaurant: str, standing: Standing) -> frozenset[Role]:

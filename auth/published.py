@@ -164,7 +164,8 @@ class PublishedKeys:
                 return
             next_time = min(self._due, self._good_until) if self._keys else self._due
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), next_time - now)
+                async with asyncio.timeout(next_time - now):
+                    await self._wanted.wait()
 
 
 async def verify_asking(verifier: Verifier, token: str) -> Claims:

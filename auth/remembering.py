@@ -6,14 +6,14 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from auth.claims import Claims
+from auth.claims import pack, unpack
 from auth.errors import TokenExpired
 from auth.tokens import TOKEN_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from auth.claims import Claims
 
 MAX_REMEMBERED = 65_536
 """Tokens; each takes about 400 bytes. Beyond that the one that was used longest ago is forgotten."""
@@ -25,11 +25,6 @@ class Verifier(Protocol):
     def verify(self, token: str) -> Claims:
         """Raises Unauthorized, and KeysUnavailable where an issuer publishes its keys."""
         ...
-
-
-# Packed, claims take a third of the memory. The restaurants are a read-only view of a dict.
-_encoder = msgspec.msgpack.Encoder(enc_hook=dict)
-_decoder = msgspec.msgpack.Decoder(Claims)
 
 
 class RememberingVerifier:
@@ -63,11 +58,11 @@ class RememberingVerifier:
         packed = self._known.pop(name, None)
         if packed is None:
             claims = self._verifier.verify(token)
-            packed = _encoder.encode(claims)
+            packed = pack(claims)
             if len(self._known) >= self._max_remembered:
                 del self._known[next(iter(self._known))]
         else:
-            claims = _decoder.decode(packed)
+            claims = unpack(packed)
             if self._clock() >= claims.expires_at:
                 raise TokenExpired(claims.expires_at)
         self._known[name] = packed  # at the end: used last

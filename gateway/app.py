@@ -11,14 +11,29 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 
+from auth.passes import Passes
 from gateway.authentication import Authentication, cors_config
 from gateway.background import background
 from gateway.forwarded import forwarded_identity
 from gateway.issuers import known_issuers
 from gateway.openapi import openapi_config
+from gateway.passes import passes_of
 from gateway.problems import EXCEPTION_HANDLERS
 from gateway.process import Gateway, open_gateway
-from gateway.routes import health, orders, presence, publish, session, signals, streams
+from gateway.routes import (
+    commands,
+    devices,
+    health,
+    orders,
+    presence,
+    publish,
+    schema,
+    session,
+    signals,
+    streams,
+    workflows,
+)
+from gateway.routes import passes as passes_routes
 from gateway.soft_refusal import STREAM_EXCEPTION_HANDLERS
 from streams.discovery import find_running
 
@@ -46,6 +61,7 @@ def create_app(
     """
     known = known_issuers(settings)
     forwarded = forwarded_identity(settings, known.issuers)
+    passes = passes_of(settings)
     died = on_death or _terminate
 
     @asynccontextmanager
@@ -56,6 +72,7 @@ def create_app(
             open_gateway(settings, nats_url, died) as gateway,
         ):
             app.state.gateway = gateway
+            app.state.passes = passes
             if before_serving is not None:
                 await before_serving(gateway)
             yield
@@ -66,21 +83,31 @@ def create_app(
                 "/api/v1",
                 route_handlers=[
                     Router("/", route_handlers=[*streams.HANDLERS], exception_handlers=STREAM_EXCEPTION_HANDLERS),
+                    *commands.HANDLERS,
+                    *devices.HANDLERS,
                     *orders.HANDLERS,
+                    *passes_routes.HANDLERS,
                     *presence.HANDLERS,
                     *publish.HANDLERS,
                     *session.HANDLERS,
+                    *workflows.HANDLERS,
                     *signals.HANDLERS,
                 ],
             ),
             *health.HANDLERS,
+            *schema.HANDLERS,
         ],
         dependencies={
             "gateway": Provide(_gateway, sync_to_thread=False),
+            "passes": Provide(_passes, sync_to_thread=False),
             **{name: _part(name) for name in ("facts", "publisher", "settings")},
         },
         lifespan=[lifespan],
-        middleware=[DefineMiddleware(Authentication, verifier=known.verifier, settings=settings, forwarded=forwarded)],
+        middleware=[
+            DefineMiddleware(
+                Authentication, verifier=known.verifier, settings=settings, forwarded=forwarded, passes=passes
+            )
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         cors_config=cors_config(settings),
         openapi_config=openapi_config(settings),
@@ -91,6 +118,11 @@ def create_app(
 def _gateway(state: State) -> Gateway:
     gateway: Gateway = state.gateway
     return gateway
+
+
+def _passes(state: State) -> Passes:
+    passes: Passes = state.passes
+    return passes
 
 
 def _part(name: str) -> Provide:

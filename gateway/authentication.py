@@ -2,7 +2,8 @@
 cookie from a page that may use it.
 
 Handlers are closed unless they say `opt=PUBLIC`: an opt key of the handler itself, because a path pattern that is meant
-for one route may match another. A token in the query is never read; queries end up in other people's logs.
+for one route may match another. A token in the query is never read; queries end up in other people's logs. Only a pass
+may stand there, as it opens nothing but what it names, and only of handlers that say `opt=TAKES_PASS` it is read.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from litestar.enums import ScopeType
 from litestar.middleware.authentication import AbstractAuthenticationMiddleware, AuthenticationResult
 
 from auth.bearer import read_bearer
-from auth.errors import AmbiguousIdentity, MalformedAuthorization, MissingToken
+from auth.errors import AmbiguousIdentity, MalformedAuthorization, MissingToken, PassRefused
+from auth.passes import claims_to_be_pass
 from auth.published import verify_asking
 from auth.sessions import check_origin, read_session
+from gateway.authorization import must_hold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +30,22 @@ if TYPE_CHECKING:
     from litestar.datastructures import Headers
     from litestar.types import ASGIApp, HTTPScope
 
-    from auth.claims import Claims
+    from auth.claims import Claims, PassClaims
+    from auth.passes import Passes
     from auth.remembering import Verifier
     from gateway.forwarded import ForwardedIdentity
+    from gateway.process import Gateway
     from gateway.settings import Settings
 
 _OPT_KEY = "public"
 PUBLIC: Final[Mapping[str, Any]] = {_OPT_KEY: True}
 """The `opt` of a handler that anybody may call."""
+
+_PASS_OPT_KEY = "takes_pass"  # noqa: S105 - a name
+TAKES_PASS: Final[Mapping[str, Any]] = {_PASS_OPT_KEY: True}
+"""The `opt` of a handler that may be called with a pass as well: `request.user` is `PassClaims` then, and the handler
+has to look whether the pass names what is asked for. Everywhere else a pass opens nothing.
+"""
 
 
 class Carrier(StrEnum):
@@ -42,6 +53,7 @@ class Carrier(StrEnum):
 
     FORWARDED = "forwarded"
     BEARER = "bearer"
+    PASS = "pass"  # noqa: S105 - a name
     SESSION = "session"
 
 
@@ -50,20 +62,36 @@ class Authentication(AbstractAuthenticationMiddleware):
 
     Raises:
         Unauthorized: no credentials, or none that hold.
+        PassRefused: a pass that is none of ours, or not good now.
         KeysUnavailable: the token's issuer publishes its keys, and they can't be had now.
+        FactsUnavailable: whether the token was revoked can't be said now.
         CrossOrigin: a session cookie, or the proxy's own, that another site's page may have caused to be sent.
     """
 
     def __init__(
-        self, app: ASGIApp, verifier: Verifier, settings: Settings, forwarded: ForwardedIdentity | None = None
+        self,
+        app: ASGIApp,
+        verifier: Verifier,
+        settings: Settings,
+        forwarded: ForwardedIdentity | None = None,
+        passes: Passes | None = None,
     ) -> None:
         super().__init__(app, exclude_from_auth_key=_OPT_KEY, scopes={ScopeType.HTTP})
         self._verifier = verifier
         self._settings = settings
         self._forwarded = forwarded
+        self._passes = passes
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
+        result = await self._authenticated(connection)
+        gateway: Gateway = connection.app.state.gateway
+        await must_hold(gateway.facts, result.user)
+        return result
+
+    async def _authenticated(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         headers, scope = connection.headers, cast("HTTPScope", connection.scope)
+        if _PASS_OPT_KEY in connection.route_handler.opt and (of_pass := self._pass_claims(connection, scope)):
+            return AuthenticationResult(of_pass, Carrier.PASS)
         if (claims := self._forwarded_claims(headers, scope)) is not None:
             return AuthenticationResult(claims, Carrier.FORWARDED)
         if (token := bearer_token(headers)) is not None:
@@ -72,6 +100,20 @@ class Authentication(AbstractAuthenticationMiddleware):
             check_session_origin(headers, scope["method"], self._settings)
             return AuthenticationResult(await verify_asking(self._verifier, token), Carrier.SESSION)
         raise MissingToken
+
+    def _pass_claims(self, connection: ASGIConnection[Any, Any, Any, Any], scope: HTTPScope) -> PassClaims | None:
+        """The pass in the query of a GET, before all else that the request may carry: a browser adds a session to every
+        request, and a link is for whoever opens it. In the header a pass may stand with every method.
+        """
+        if self._passes is None:
+            return None
+        given: list[str] = connection.query_params.getall("pass", []) if scope["method"] == "GET" else []
+        if given:
+            if len(given) > 1:
+                raise PassRefused
+            return self._passes.verify(given[0])
+        token = bearer_token(connection.headers)
+        return self._passes.verify(token) if token is not None and claims_to_be_pass(token) else None
 
     def _forwarded_claims(self, headers: Headers, scope: HTTPScope) -> Claims | None:
         claims = self._forwarded.claims(scope) if self._forwarded is not None else None

@@ -47,8 +47,13 @@ if TYPE_CHECKING:
 
 BEARER: Final[SecurityRequirement] = {"bearer": []}
 SESSION: Final[SecurityRequirement] = {"session": []}
+PASS: Final[SecurityRequirement] = {"pass": []}
+DEVICE: Final[SecurityRequirement] = {"device": []}
 
 OrderId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The order's id.")]
+CorrelationId: TypeAlias = Annotated[
+    str, PathParameter(pattern=ID_PATTERN, description="The correlation id that the client has given the workflow.")
+]
 RestaurantId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The restaurant's id.")]
 
 _COMPONENTS = "#/components/schemas/"
@@ -123,6 +128,15 @@ def openapi_config(settings: Settings) -> OpenAPIConfig:
                     security_scheme_in="cookie",
                     name=clear_session(insecure=settings.insecure_cookies).partition("=")[0],
                     description="Made by `POST /api/v1/session`; taken from this site's pages and the named origins'.",
+                ),
+                "pass": SecurityScheme(
+                    type="apiKey",
+                    security_scheme_in="query",
+                    name="pass",
+                    description="A guest's or a device's, for what it names; as a bearer token, too.",
+                ),
+                "device": SecurityScheme(
+                    type="http", scheme="device", description="A device's key: `Authorization: Device <key>`."
                 ),
             }
         ),

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway.alarm_times import alarm_times
 from gateway.forwarded import forwarded_identity
 from gateway.issuers import known_issuers
+from gateway.passes import prepare_passes
 from streams.broker import connect
 from streams.credentials import inbox_prefix
 from streams.database import DatabaseUnavailable, open_database
@@ -28,15 +30,17 @@ async def prepare(settings: Settings, admin_url: str, *, is_alone: bool) -> None
     machine's own.
 
     Raises:
-        SettingsInvalid, KeyUnusable, IssuersCollide: an issuer's settings can't be used.
+        SettingsInvalid, KeyUnusable, IssuersCollide: the settings of an issuer or of alarms can't be used.
         StreamsError: the broker, the database or the data directory can't be used.
     """
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataDirectoryNotUsable(settings.data_dir, error.strerror or str(error)) from error
-    # Each gateway makes its own; what is wrong with the settings is told here, once.
+    # The other processes make their own; what is wrong with the settings is told here, once.
+    alarm_times(settings)
     forwarded_identity(settings, known_issuers(settings).issuers)
+    prepare_passes(settings)
     if settings.takes_development_tokens:
         _log.info("tokens.development_key", data_dir=str(settings.data_dir))
     if is_alone or "admin" in settings.nats_passwords or not settings.nats_passwords:

@@ -21,12 +21,16 @@ from msgspec import UNSET, UnsetType
 
 from auth.errors import Forbidden, InsufficientScope, KeysUnavailable, SessionTooLarge, Unauthorized
 from gateway.errors import GatewayError
+from gateway.idempotency_key import IN_WORDS, KEY_PATTERN
 from gateway.ingest import UnusableBody
+from streams.commands import KeyReused
 from streams.database import DatabaseUnavailable
-from streams.errors import BrokerUnavailable, EpochMissing, JetStreamRefused, StreamMissing
-from streams.facts import FactsUnavailable, OrderUnknown
+from streams.devices import DeviceUnknown
+from streams.errors import BrokerUnavailable, EpochMissing, JetStreamRefused, StreamMissing, TopicUnknown
+from streams.facts import FactsUnavailable
 from streams.gathering import NobodyAnswered
 from streams.limits import RateExceeded
+from streams.passes import DeliveredLongAgo, PassUnknown
 from streams.snapshots import InvalidPage, NoPosition
 from streams.subjects import ID_PATTERN, InvalidId
 from streams.topics import InvalidTopic
@@ -50,7 +54,7 @@ log = structlog.get_logger()
 class TopicRefused(GatewayError):
     """One of a stream's topics was refused, and so the stream. `topic` says which, `refusal` why."""
 
-    def __init__(self, topic: str, refusal: Forbidden | OrderUnknown) -> None:
+    def __init__(self, topic: str, refusal: Forbidden | TopicUnknown) -> None:
         super().__init__(f"{topic}: {refusal}")
         self.topic = topic
         self.refusal = refusal
@@ -87,10 +91,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 STATUSES: Final[Mapping[type[Exception], HTTPStatus]] = {
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
-    OrderUnknown: HTTPStatus.NOT_FOUND,
+    DeliveredLongAgo: HTTPStatus.CONFLICT,
+    TopicUnknown: HTTPStatus.NOT_FOUND,
+    DeviceUnknown: HTTPStatus.NOT_FOUND,
+    PassUnknown: HTTPStatus.NOT_FOUND,
     InvalidId: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidPage: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidTopic: HTTPStatus.UNPROCESSABLE_ENTITY,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     SessionTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
     ValidationException: HTTPStatus.UNPROCESSABLE_ENTITY,
     RateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
@@ -193,6 +201,8 @@ def _faults(error: Exception) -> list[Fault] | UnsetType:
         return [Fault(detail=error.detail, parameter=error.header, place="header")]
     if isinstance(error, UnusableBody) and error.index is not None:
         return [Fault(detail=error.detail, pointer=f"#{error.pointer}")]
+    if isinstance(error, KeyReused):
+        return [Fault(detail=str(error), parameter="Idempotency-Key", place="header")]
     if isinstance(error, InvalidPage):  # its limit was looked at before
         return [Fault(detail=str(error), parameter="after", place="query")]
     return UNSET
@@ -212,7 +222,9 @@ def _parameter_faults(error: ValidationException) -> list[Fault]:
 
 
 def _in_words(message: str) -> str:
-    """An id's pattern says less to a person than what an id is."""
+    """A pattern says less to a person than what it is for."""
+    if message.endswith(f"matching regex {KEY_PATTERN!r}"):
+        return IN_WORDS
     return str(InvalidId("")) if message.endswith(f"matching regex {ID_PATTERN!r}") else message
 
 

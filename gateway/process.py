@@ -13,10 +13,15 @@ import structlog
 from gateway.background import background
 from gateway.descriptors import stream_limits
 from gateway.handover import chunk
+from gateway.pairing import DEVICE_REQUESTS_PER_SECOND, Attempts
 from gateway.peers import Peers, read_networks
+from gateway.renewal import Renewals
 from gateway.sse import SseEncoder
 from gateway.watchdog import LoopLag
+from streams.binding import Bindings
 from streams.broker import connect
+from streams.carts import CartFacts
+from streams.commands import Commands
 from streams.credentials import inbox_prefix
 from streams.database import open_database
 from streams.facts import Facts, FactsUnavailable
@@ -34,6 +39,7 @@ from streams.snapshots import States
 from streams.subscriber import End, Subscriber
 from streams.tail import Place, Tail, find_place
 from streams.window import Window
+from streams.workflows import WorkflowFacts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -94,6 +100,7 @@ class Gateway:
             limits=stream_limits(settings),
             heartbeat_seconds=settings.heartbeat_seconds,
             stall_seconds=settings.progress_seconds,
+            expiring_seconds=settings.expiring_seconds,
         )
         self.replay = Replay(
             partial(read_page, client, self.log), epoch=lambda: self.hub.frames.epoch, head=lambda: self.hub.head
@@ -106,12 +113,20 @@ class Gateway:
             self.facts,
             find_place=partial(find_place, self.log, Projection(engine).position, settings.window_events),
             new_window=self._window,
+            lives=settings.lives,
         )
+        self.workflows = WorkflowFacts(settings.workflow_seconds)
+        self.carts = CartFacts(settings.team_cart_seconds)
+        self.bindings = Bindings(client, self.log)
         self.publisher = Publisher(client, self.log, self._owner_if_known)
+        self.commands = Commands(client)
         self.presence = Presence(client, self.hub)
         self.presence_asked = Rates(PRESENCE_PER_SECOND)
         self.signals = Signals(client, self.hub)
         self.signals_sent = Rates(settings.signals_per_second)
+        self.pairing_attempts = Attempts()
+        self.device_requests = Rates(DEVICE_REQUESTS_PER_SECOND)
+        self.renewals = Renewals(client, self)
         self.readiness = Readiness(self.tail)
         self.loop_lag = LoopLag()
 
@@ -120,11 +135,15 @@ class Gateway:
         """Whether this process knows where it is in the log. If there is room, and no drain, the hub says."""
         return self.tail.mismatch is None and self.facts.epoch != _NO_EPOCH
 
+    def on_hubs_clock(self, time_: float | None) -> float | None:
+        """What the hub's clock shows at a time in Unix seconds, None for never."""
+        return None if time_ is None else self.hub.clock() + time_ - time.time()
+
     def run(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What must run as long as the process serves; none of it ends by itself."""
         return (
             *(self.tail.run(), self.tail.watch(), self.replay.run()),
-            *(self.presence.run(), self.signals.run()),
+            *(self.presence.run(), self.signals.run(), self.renewals.run()),
             *(self._tick(), self._prune()),
         )
 

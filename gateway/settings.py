@@ -17,8 +17,10 @@ import msgspec
 from auth.addresses import read_jwks_url
 from gateway.errors import GatewayError
 from gateway.peers import read_networks
+from gateway.signing import read_keys
 from streams.credentials import ROLES, Role, password_variable
 from streams.database import parse_url
+from streams.lives import Lives
 
 _PREFIX = "PASSLINE_"
 _PASSWORDS = {password_variable(role): role for role in ROLES}
@@ -65,6 +67,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 _cap = _whole(0, 1_000_000)
+_seconds = _whole(0, 7 * 86_400)
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -147,6 +150,23 @@ def _nats_url(text: str) -> Secret:
     return Secret(text)
 
 
+def _webhook_url(text: str) -> Secret:
+    """It may have a secret in its path, as such addresses often do."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and text.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None or parts.fragment or not text.isascii() or " " in text:
+        raise ValueError("the value is not https://… or http://…, without user, password and fragment")
+    return Secret(text)
+
+
+def _webhook_secret(text: str) -> Secret:
+    read_keys(text)  # its error never repeats the secret
+    return Secret(text)
+
+
 def _origin(text: str) -> str:
     """As a browser writes an origin (RFC 6454 section 6.2): lower case, no path, not the scheme's own port."""
     wanted = "an origin is exactly what browsers send, as in https://app.example or http://localhost:3000"
@@ -208,11 +228,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbox_table: Annotated[str, _table, "the outbox in it; schema.table where it is in a schema"] = "passline_outbox"
     outbox_keep_seconds: Annotated[int, _whole(0, 366 * 86_400), "that an outbox keeps what was published"] = 86_400
 
+    command_seconds: Annotated[int, _whole(1, 3600), "that an order service has to take a command"] = 60
+
     heartbeat_seconds: Annotated[float, _number(0.05, 300), "without traffic until a stream's heartbeat"] = 15.0
     retry_ms: Annotated[int, _whole(500, 600_000), "after which clients come back, half of it more or less"] = 2000
     window_events: Annotated[int, _whole(1, 100_000_000), "newest events that a process keeps in memory"] = 100_000
     window_bytes: Annotated[int, _whole(1024, 1 << 40), "that these events may take in memory"] = 64 * 1024 * 1024
     progress_seconds: Annotated[float, _number(0.1, 3600), "that a client may read nothing before it is cut"] = 30.0
+    expiring_seconds: Annotated[
+        float, _number(0, 3600), "before its token's end that a stream is told, half of it more or less"
+    ] = 60.0
     drain_seconds: Annotated[float, _number(0, 600), "over which streams are closed when the process ends"] = 10.0
 
     max_per_subject_topic: Annotated[int, _cap, "streams of a subject on a topic, in a process; 0 for no cap"] = 4
@@ -250,8 +275,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _whole(10, 86_400), "that an identity from a proxy is good for where the proxy does not say"
     ] = 900
 
+    accept_within_seconds: Annotated[int, _seconds, "for a restaurant to answer an order; 0 for no such alarm"] = 300
+    ready_within_seconds: Annotated[
+        int, _seconds, "from accepted to ready, where no delivery time was promised; 0 for no such alarm"
+    ] = 2_700
+    deliver_within_seconds: Annotated[
+        int, _seconds, "from ready to delivered, where no delivery time was promised; 0 for no such alarm"
+    ] = 3_600
+    deliver_margin_seconds: Annotated[int, _seconds, "that a delivery may be later than was promised"] = 600
+    unattended_seconds: Annotated[
+        int, _seconds, "in which somebody of the restaurant must have a stream open for an order; 0 for no such alarm"
+    ] = 60
+    alarms_file: Annotated[Path | None, _path, "times of single restaurants, in TOML"] = None
+    alert_webhook: Annotated[Secret | None, _webhook_url, "an address that every alarm is sent to"] = None
+    alert_webhook_secret: Annotated[Secret | None, _webhook_secret, "signs what is sent to it"] = None
+
+    pass_key_file: Annotated[
+        Path | None, _path, "the Ed25519 private key in PEM that signs passes; by default one made in data_dir"
+    ] = None
+
     show_platform_fee: Annotated[bool, _switch, "whether customers are shown the platform's fee"] = False
     team_carts: Annotated[bool, _switch, "whether there are streams of team carts"] = False
+    team_cart_seconds: Annotated[int, _whole(1, 366 * 86_400), "that a cart is known after its last event"] = 86_400
+    workflow_seconds: Annotated[int, _whole(1, 366 * 86_400), "that a workflow is known after its last event"] = 3_600
 
     cors_origins: Annotated[
         frozenset[str], _origins, "other origins whose pages may use this gateway, with commas between"
@@ -301,6 +347,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def takes_development_tokens(self) -> bool:
         """Whether there is a development key: only where no issuer has a key of its own."""
         return self.token_key_file is None and self.token_jwks_url is None and self.issuers_file is None
+
+    @property
+    def lives(self) -> Lives:
+        """How long workflows and carts are known."""
+        return Lives(self.workflow_seconds, self.team_cart_seconds)
 
     @property
     def sql_url(self) -> str:
@@ -370,6 +421,11 @@ def _contradictions(settings: Settings) -> list[str]:
         told.append(
             f"{_variable('jwks_stale_seconds')}: keys would be too old before they are fetched anew; set it to no less "
             f"than {_variable('jwks_refresh_seconds')}, {settings.jwks_refresh_seconds}"
+        )
+    if bool(settings.alert_webhook) != bool(settings.alert_webhook_secret):
+        told.append(
+            f"{_variable('alert_webhook')}: what is sent there is signed; set {_variable('alert_webhook_secret')} with "
+            "it, or neither"
         )
     if settings.forwarded_identity and not settings.trusted_proxies:
         told.append(

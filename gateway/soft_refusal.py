@@ -9,6 +9,7 @@ from litestar import Response
 
 from auth.errors import KeysUnavailable
 from gateway.response import StreamResponse
+from streams.facts import FactsUnavailable
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -39,5 +40,8 @@ def refuse_softly(request: Request[Any, Any, Any], error: Exception) -> SoftRefu
     return SoftRefusal(StreamResponse(gateway.hub, gateway.encoder))
 
 
-STREAM_EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {KeysUnavailable: refuse_softly}
+STREAM_EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
+    KeysUnavailable: refuse_softly,
+    FactsUnavailable: refuse_softly,
+}
 """For the handlers of streams: what may be raised by whom a request passes before it reaches them."""

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import re
+import time
 from collections.abc import Callable
 
 from gateway.errors import GatewayError
@@ -101,6 +103,12 @@ class SseEncoder:
     def retry(self) -> bytes:
         """Only a time to come back: the whole body of a soft refusal."""
         return self._frame(block(retry_ms=self.jittered_retry_ms()))
+
+    def expiring(self, seconds: float) -> bytes:
+        """The token ends in so many seconds, and with it the stream, unless a newer token is presented."""
+        expires_at = dt.datetime.fromtimestamp(time.time() + seconds, dt.UTC)
+        data = b'{"expiresAt":"%b"}' % expires_at.isoformat(timespec="seconds").replace("+00:00", "Z").encode("ascii")
+        return self._frame(block(data, event="stream.expiring"))
 
     def closing(self, reason: str) -> bytes:
         """The last block of a stream that the server ends."""

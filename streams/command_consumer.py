@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import nats.errors
-import nats.js.errors
 import structlog
 
 from streams.broker import ApiAnswer, ask_jetstream, heeding_cancellation
@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 
 
 class TakenCommand:
-    """A command that this process has taken. `done` or `later`, or it is given out again after ACK_WAIT_SECONDS."""
+    """A command that this process has taken: `done` or `later`, or it is given out again after ACK_WAIT_SECONDS."""
 
     def __init__(self, command: OrderCommand, message: Msg) -> None:
         self.command = command
@@ -62,11 +62,18 @@ class CommandConsumer:
     """
 
     def __init__(
-        self, client: Client, *, durable: str = DURABLE, filters: tuple[str, ...] = (COMMAND_SUBJECTS,)
+        self,
+        client: Client,
+        *,
+        durable: str = DURABLE,
+        filters: tuple[str, ...] = (COMMAND_SUBJECTS,),
+        ack_wait_seconds: float = ACK_WAIT_SECONDS,
     ) -> None:
         self._client = client
         self._durable = durable
+        self._name = f"{COMMANDS}.{durable}"
         self._filters = filters
+        self._ack_wait_seconds = ack_wait_seconds
         self._subscription: JetStreamContext.PullSubscription | None = None
 
     async def take(self, most: int, within_seconds: float) -> list[TakenCommand]:
@@ -75,16 +82,16 @@ class CommandConsumer:
         Raises:
             BrokerUnavailable, JetStreamRefused: as when another consumer has these subjects.
         """
+        if not self._client.is_connected:  # nats-py would ask when nobody waits for the answer any more
+            raise BrokerUnavailable(self._name, 0, "not connected")
         subscription = self._subscription or await self._open()
         try:
             messages = await heeding_cancellation(subscription.fetch(most, within_seconds))
-        except nats.errors.TimeoutError:
+        except TimeoutError:  # nats-py's own is one, too
             return []
-        except nats.js.errors.NotFoundError as error:  # the consumer was removed
-            self._subscription = None
-            raise BrokerUnavailable(f"{COMMANDS}.{self._durable}", within_seconds, _reason(error)) from error
-        except (OSError, nats.errors.Error, nats.js.errors.APIError) as error:
-            raise BrokerUnavailable(f"{COMMANDS}.{self._durable}", within_seconds, _reason(error)) from error
+        except (OSError, nats.errors.Error) as error:  # as where the consumer was removed
+            await self._close(subscription)
+            raise BrokerUnavailable(self._name, within_seconds, _reason(error)) from error
         return [taken for message in messages if (taken := await _taken(message)) is not None]
 
     async def _open(self) -> JetStreamContext.PullSubscription:
@@ -93,7 +100,7 @@ class CommandConsumer:
             "durable_name": self._durable,
             "filter_subjects": list(self._filters),
             "ack_policy": "explicit",
-            "ack_wait": int(ACK_WAIT_SECONDS * _SECOND),
+            "ack_wait": int(self._ack_wait_seconds * _SECOND),
             "deliver_policy": "all",
             "max_deliver": -1,
             "max_ack_pending": _MAX_TAKEN,
@@ -106,14 +113,19 @@ class CommandConsumer:
         )
         try:
             bound = await self._client.jetstream().pull_subscribe_bind(consumer=self._durable, stream=COMMANDS)
-        except (OSError, nats.errors.Error, nats.js.errors.APIError) as error:
-            raise BrokerUnavailable(f"{COMMANDS}.{self._durable}", 0, _reason(error)) from error
+        except (OSError, nats.errors.Error) as error:
+            raise BrokerUnavailable(self._name, 0, _reason(error)) from error
         self._subscription = bound
         return bound
 
+    async def _close(self, subscription: JetStreamContext.PullSubscription) -> None:
+        self._subscription = None
+        with suppress(OSError, nats.errors.Error):  # then it was gone before
+            await heeding_cancellation(subscription.unsubscribe())
+
 
 async def _taken(message: Msg) -> TakenCommand | None:
-    """What can't be read may be for a newer version of this service, and is left to it; in the end the worker drops it."""
+    """None where it can't be read: it may be for a newer version of this service; in the end the worker drops it."""
     try:
         return TakenCommand(decode_command(message.data), message)
     except MalformedCommand as error:

@@ -7,6 +7,7 @@ gives it up (`streams.expiry`). What the service has decided it publishes as an 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from streams.storing import WRONG_LAST_SEQUENCE, store
 from streams.subjects import command_subject, idempotency_subject
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Callable
 
     from nats.aio.client import Client
@@ -124,7 +124,7 @@ def log_position(command: OrderCommand, epoch: str) -> int:
 class Commands:
     """Sends commands over `client`, whose user must be one that may, as `gateway`."""
 
-    def __init__(self, client: Client, now: Callable[[], dt.datetime]) -> None:
+    def __init__(self, client: Client, now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)) -> None:
         self._client = client
         self._now = now
 

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import select, tuple_
 
 from streams.changes import device_fact, pairing_fact
+from streams.errors import TopicUnknown
 from streams.events import DeviceEvent, DeviceRegistered
 from streams.tables import LIVE, to_microseconds
 
@@ -29,6 +30,14 @@ ask for another one.
 
 DeviceName: TypeAlias = tuple[str, str]
 """A restaurant's id and a device's."""
+
+
+class DeviceUnknown(TopicUnknown):
+    """The restaurant has no such device."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(f"there is no device {device_id}")
+        self.device_id = device_id
 
 
 class KnownKey(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -57,6 +66,15 @@ class Device(msgspec.Struct, frozen=True, gc=False):
         """Whether it is one of the restaurant's devices now."""
         return self.registered_at is not None and not self.is_revoked
 
+    @property
+    def key_since(self) -> float | None:
+        """The log's time (Unix seconds) since which it has its present key, None where there is none."""
+        return max((key.replaced_at for key in self.keys if key.replaced_at is not None), default=self.registered_at)
+
+    def knows(self, digest: str) -> bool:
+        """Whether that is a key that it has or had."""
+        return any(key.digest == digest for key in self.keys)
+
     def has_key(self, digest: str, now: float) -> bool:
         """Whether that key is good. `now` is in Unix seconds."""
         return self.is_registered and any(
@@ -68,7 +86,7 @@ class Device(msgspec.Struct, frozen=True, gc=False):
         """The device after one more event, at the log's time. One that repeats another changes nothing."""
         if not isinstance(event, DeviceRegistered):
             return msgspec.structs.replace(self, is_revoked=True)
-        if any(key.digest == event.key_hash for key in self.keys):
+        if self.knows(event.key_hash):
             return self
         replaced = (KnownKey(key.digest, time if key.replaced_at is None else key.replaced_at) for key in self.keys)
         keys = (*replaced, KnownKey(event.key_hash))

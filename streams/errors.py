@@ -185,6 +185,13 @@ class EpochMissing(StreamsError):
         super().__init__(f"the stream {stream} has no epoch in its metadata: run `passline epoch bump`")
 
 
+# -- What there is not ---------------------------------------------------------------------------------------------
+
+
+class TopicUnknown(StreamsError):
+    """The log as it was when the request came has no such thing: an order, a workflow, a cart."""
+
+
 # -- Subscriptions ---------------------------------------------------------------------------------------------------
 
 

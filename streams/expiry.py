@@ -132,18 +132,15 @@ class CommandExpiry:
     async def _is_answered(self, command: OrderCommand) -> bool:
         """Whether the log has an answer, which its service has not acknowledged the command for."""
         after = log_position(command, (await self._log.state()).epoch)
-        async for recorded in self._history.events(_order(command), after):
-            if recorded.event.command_id == command.command_id:
-                return True
-        return False
+        past = await self._history.read(_order(command), after)
+        return any(event.command_id == command.command_id for event in past.events)
 
     async def _customer_id(self, command: OrderCommand) -> str | None:
-        """The customer as events name them; where the key is a hash, from the order's first event in the log."""
+        """The customer as events name them; where the key is a hash, an event in the log tells."""
         if not is_hashed(command.customer_key):
             return command.customer_key
-        async for recorded in self._history.events(_order(command)):
-            return recorded.event.customer_id
-        return None
+        past = await self._history.read(_order(command))
+        return past.events[0].customer_id if past.events else None
 
     async def _pass_over(self, found: Stored, reason: str) -> None:
         if self._now().timestamp() - found.time > _UNREADABLE_SECONDS:

@@ -6,18 +6,19 @@ ago has its owner at once.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from streams.database import DatabaseUnavailable
-from streams.errors import StreamsError
+from streams.errors import StreamsError, TopicUnknown
 from streams.inquiry import Inquiry
 from streams.overlay import Overlay
 from streams.snapshots import NoPosition, OrderOwner, Reading, States
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from streams.changes import Change
     from streams.log import Log
@@ -28,6 +29,10 @@ S = TypeVar("S")
 WAIT_FOR_ORDER_SECONDS = 5.0
 """So long the tail may take to bring an order that nobody has heard of."""
 
+WAIT_FOR_TAIL_SECONDS = 2.0
+"""So long the tail may take to come to where the log was when somebody asked."""
+
+_POLL_SECONDS = 0.01
 _OWNERS_CACHED = 65_536
 
 
@@ -35,7 +40,7 @@ class FactsUnavailable(StreamsError):
     """The facts can't be had now: the client should come back soon."""
 
 
-class OrderUnknown(StreamsError):
+class OrderUnknown(TopicUnknown):
     """The log as it was when the request came has no such order."""
 
     def __init__(self, order_id: str) -> None:
@@ -158,6 +163,41 @@ class Facts:
         while (known := self.overlay.known(fact)) is None:
             await self._inquiry(kind).ask(key)
         return cast("S", known)
+
+    async def settled(self, kind: FactKind[K, S], key: K, is_known: Callable[[S], bool]) -> S:
+        """One fact of a kind; where it is not known, as of the log's end when this was called.
+
+        So what was published a moment ago, by way of another process, is not taken for what never was. That costs a
+        request to the broker and waits for the tail: not for what anybody may ask without limit.
+
+        Raises:
+            FactsUnavailable
+        """
+        state = await self.state(kind, key)
+        if is_known(state):
+            return state
+        try:
+            asked = await self._log.state()
+            async with asyncio.timeout(WAIT_FOR_TAIL_SECONDS):
+                while self.overlay.head < asked.last and self.epoch == asked.epoch:  # noqa: ASYNC110 - seldom, and short
+                    await asyncio.sleep(_POLL_SECONDS)
+        except (StreamsError, TimeoutError) as error:
+            raise FactsUnavailable("this process has not read all of the log yet") from error
+        if self.epoch != asked.epoch:
+            raise FactsUnavailable("the log is another one than this process has read")
+        return await self.state(kind, key)
+
+    async def applied(self, sequence: int) -> None:
+        """Wait until the projection has come to `sequence`. Raises FactsUnavailable if that takes too long."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + WAIT_FOR_TAIL_SECONDS
+        while True:
+            async with self.reading() as decision:
+                if decision.sql.position.sequence >= sequence:
+                    return
+            if clock() >= deadline:
+                raise FactsUnavailable(f"the projection has not come to {sequence} yet")
+            await asyncio.sleep(_POLL_SECONDS)
 
     def recent_owner(self, order_id: str) -> OrderOwner | None:
         """Whose a recent order is by what this process remembers: enough to allow that one, not to refuse anybody."""

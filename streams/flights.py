@@ -119,7 +119,7 @@ class Flight:
     def is_over(self) -> bool:
         """Whether there is an answer, and asking again would bring no other."""
         answer = self.acknowledgement
-        return answer is not None and not (answer.error and _is_temporary(answer.error))
+        return answer is not None and not (answer.error and is_temporary(answer.error))
 
     @property
     def is_stored(self) -> bool:
@@ -128,8 +128,14 @@ class Flight:
         return answer is not None and answer.error is None and (not answer.duplicate or self.is_uncertain)
 
 
-def _is_temporary(error: ApiError) -> bool:
+def is_temporary(error: ApiError) -> bool:
+    """Whether the same message, sent again, may have another answer."""
     return error.code in (429, 503) or error.err_code in _IN_PROCESS
+
+
+def connection_of(client: Client) -> int:
+    """Which one it is now of all the connections that this client makes, one after the other."""
+    return client.stats["reconnects"]
 
 
 F = TypeVar("F", bound=Flight)
@@ -138,14 +144,18 @@ F = TypeVar("F", bound=Flight)
 class Flights(Generic[F]):
     """What is on its way, oldest first, until `deadline` of the loop's clock.
 
-    `lost` says why the broker was given up, if it was.
+    With `only_over`, as `connection_of` told it, nothing is sent over another connection: when that one is gone, the
+    broker is lost. `lost` says why the broker was given up, if it was.
     """
 
-    def __init__(self, client: Client, acknowledgements: Acknowledgements, deadline: float) -> None:
+    def __init__(
+        self, client: Client, acknowledgements: Acknowledgements, deadline: float, *, only_over: int | None = None
+    ) -> None:
         self._client = client
         self._acknowledgements = acknowledgements
         self._clock = asyncio.get_running_loop().time
         self._deadline = deadline
+        self._only_over = only_over
         self._open: deque[F] = deque()
         self._landed_at = 0.0
         self.lost: str | None = None
@@ -195,17 +205,22 @@ class Flights(Generic[F]):
 
     @property
     def _connection(self) -> int:
-        return self._client.stats["reconnects"]
+        return connection_of(self._client)
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._only_over is not None and self._connection != self._only_over
 
     @property
     def _can_send(self) -> bool:
-        return self._client.is_connected and self._client.pending_data_size < _MOST_UNSENT_BYTES
+        is_ready = self._client.is_connected and self._client.pending_data_size < _MOST_UNSENT_BYTES
+        return is_ready and not self._is_cut
 
     async def _tend(self, oldest: F) -> None:
         """One step of waiting for it."""
         now = self._clock()
         silence = now - max(self._landed_at, oldest.begun_at)
-        if silence >= REQUEST_SECONDS or now >= self._deadline or self._client.is_closed:
+        if silence >= REQUEST_SECONDS or now >= self._deadline or self._client.is_closed or self._is_cut:
             self._lose(oldest)
         elif self._must_go_again(oldest):
             if any(each.is_stored for each in self._open):

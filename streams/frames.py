@@ -41,6 +41,10 @@ class Encoder(Protocol):
         """A block that moves a client's last event id and fires no event."""
         ...
 
+    def expiring(self, seconds: float) -> bytes:
+        """A block that says in how many seconds the stream's token ends. It must not move a client."""
+        ...
+
     def closing(self, reason: str) -> bytes:
         """The last block of a stream that the server ends, with a jittered time to come back."""
         ...

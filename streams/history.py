@@ -1,8 +1,8 @@
 """The events of single orders: read from the log, and appended to it by who has decided something by them.
 
-An order's state is what its events make of it. Who decides by events up to a sequence appends with that sequence: where
-another event of the order came first, the broker refuses, and the decision is taken again. So any number of processes
-may decide, and none by what is no longer so.
+An order's state is what its events make of it. Who decides by the events up to a sequence appends with that sequence:
+where another entry of the order came first, the broker refuses, and the decision is taken again. So any number of
+processes may decide, and none by what is no longer so.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from streams.storing import WRONG_LAST_SEQUENCE, store
 from streams.subjects import order_filter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from nats.aio.client import Client
 
     from streams.log import Log
@@ -32,11 +30,11 @@ class OrderKey(NamedTuple):
     order_id: str
 
 
-class Recorded(NamedTuple):
-    """An event and where it stands in the log."""
+class Past(NamedTuple):
+    """Events of an order, in their order, and the sequence of its last entry in the log, or the one asked from."""
 
-    sequence: int
-    event: OrderEvent
+    events: list[OrderEvent]
+    last: int
 
 
 class OrderHistory:
@@ -49,20 +47,23 @@ class OrderHistory:
         self._client = client
         self._log = log
 
-    async def events(self, order: OrderKey, after: int = 0) -> AsyncIterator[Recorded]:
-        """The order's events beyond a sequence, up to the log's end; what is none is passed over."""
+    async def read(self, order: OrderKey, after: int = 0) -> Past:
+        """The order's events beyond a sequence, up to the log's end. What is no event is passed over."""
         subjects = order_filter(*order)
+        events: list[OrderEvent] = []
         while (stored := await self._log.next_match(after, subjects)) is not None:
             after = stored.sequence
             event = judge(stored.sequence, stored.time, stored.subject, stored.data).event
             if isinstance(event, OrderEvent):
-                yield Recorded(after, event)
+                events.append(event)
+        return Past(events, after)
 
     async def append(self, event: OrderEvent, after: int) -> bool:
         """Publish an event that was decided by those up to the sequence `after`.
 
-        False: there are further events of the order, and this one is not in the log, or was there before.
+        False: the order has moved on, or the log has an event with this id; what it has must be read.
         """
+        subjects = order_filter(event.restaurant_id, event.customer_key, event.order_id)
         try:
             answer = await store(
                 self._client,
@@ -70,7 +71,7 @@ class OrderHistory:
                 event.log_subject(),
                 encode(event),
                 message_id=event.event_id,
-                after=(order_filter(event.restaurant_id, event.customer_key, event.order_id), after),
+                after=(subjects, after),
             )
         except JetStreamRefused as refusal:
             if refusal.err_code == WRONG_LAST_SEQUENCE:

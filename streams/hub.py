@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
+import msgspec
 import structlog
 
 from streams.departures import Departures
@@ -26,11 +27,17 @@ from streams.window import Window
 HEARTBEAT_SECONDS = 15.0
 """A stream that was silent for so long gets a heartbeat: proxies cut idle responses at 60 s, and a cursor must move."""
 
+EXPIRING_SECONDS = 60.0
+"""About so long before its token ends a client is told, half as long more or less."""
+
 STALL_SECONDS = 30.0
 """A client that takes nothing for so long, though there is something to take, is given up."""
 
 FAN_OUT_PAUSE = 1000
 """After so many subscribers a fan-out lets the event loop do something else."""
+
+LIMITS_REMEMBERED = 4096
+"""Ends that the log has told last are kept for who is being decided on at the moment, which takes milliseconds."""
 
 _LOOKS = 4  # for progress, within the time that a client may go without
 _log = structlog.get_logger()
@@ -67,6 +74,7 @@ class Hub:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stall_seconds: float = STALL_SECONDS,
+        expiring_seconds: float = EXPIRING_SECONDS,
         fan_out_pause: int = FAN_OUT_PAUSE,
     ) -> None:
         self.window = window
@@ -75,6 +83,7 @@ class Hub:
         self.limits = limits
         self.heartbeat_seconds = heartbeat_seconds
         self.stall_seconds = stall_seconds
+        self.expiring_seconds = expiring_seconds
         self.fan_out_pause = fan_out_pause
         self.completed = window.head
         self.draining = False
@@ -87,6 +96,9 @@ class Hub:
         self._by_subject = Index()
         self._by_address = Tally()
         self._revoked: dict[str, int] = {}
+        self._spared: dict[str, str] = {}  # whom the last revocation of a fact has spared, if anybody
+        self._limits: dict[str, tuple[int, float]] = {}  # where the log said it, and when that is; by first appearance
+        self._limits_floor = 0
         self._wheel: TimerWheel[Subscriber] = TimerWheel(clock())
         self._arrivals = TokenBucket(limits.new_per_second, clock())
 
@@ -140,12 +152,15 @@ class Hub:
             self.refused[refusal.kind] += 1
             raise
         subscriber.hub = self
+        self._take_limits(subscriber)
         self._share(subscriber)
         self._subscribers[subscriber] = None
         for lane in subscriber.lanes:
             self._by_lane.add(lane, subscriber)
         for fact in subscriber.grant.revocable_by:
             self._by_grant.add(fact, subscriber)
+        for ending in subscriber.grant.endings:
+            self._by_grant.add(ending.fact, subscriber)
         if subscriber.grant.subject:
             self._by_subject.add(subscriber.grant.subject, subscriber)
         self._by_address.add(subscriber.address)
@@ -164,6 +179,8 @@ class Hub:
                 self.departures.note(lane, self.clock())
         for fact in subscriber.grant.revocable_by:
             self._by_grant.discard(fact, subscriber)
+        for ending in subscriber.grant.endings:
+            self._by_grant.discard(ending.fact, subscriber)
         self._by_subject.discard(subscriber.grant.subject, subscriber)
         self._by_address.discard(subscriber.address)
         if subscriber.closed:
@@ -185,9 +202,12 @@ class Hub:
         if grant.epoch != self.frames.epoch:
             raise DecisionOutdated("the log is another one than when it was decided")
         if grant.decided_at < self.window.floor or any(
-            self._revoked.get(fact, 0) > grant.decided_at for fact in grant.revocable_by
+            self._revoked.get(fact, 0) > grant.decided_at and self._spared.get(fact, "") != (grant.subject or None)
+            for fact in (*grant.revocable_by, *_token_facts(grant))
         ):
             raise DecisionOutdated("what allowed the subscription may have changed since it was decided")
+        if grant.endings and grant.decided_at < self._limits_floor:
+            raise DecisionOutdated("it may be over by now what the subscription is for")
 
     def _check_process_and_address(self, address: str) -> None:
         check_room("per_process", self.limits.per_process, len(self._subscribers))
@@ -283,14 +303,78 @@ class Hub:
     def revoke(self, fact: str, sequence: int, *, spared: str = "") -> None:
         """The log took back, at `sequence`, what `fact` had allowed: end what was decided before, and remember it.
 
-        The streams of the subject `spared` go on.
+        The streams of the subject `spared` go on, and for good: it was said that the fact is theirs.
         """
         self._revoked[fact] = sequence
+        self._spared.pop(fact, None)
+        if spared:
+            self._spared[fact] = spared
         for subscriber in self._by_grant.at(fact):
-            if subscriber.grant.decided_at < sequence and subscriber.grant.subject != (spared or None):
+            if subscriber.grant.decided_at >= sequence:
+                continue
+            if spared and subscriber.grant.subject == spared:
+                self._by_grant.discard(fact, subscriber)
+            else:
                 subscriber.close(End.REVOKED)
+        self._forget_revocations()
+
+    def revoke_tokens(self, subject: str | None, token_id: str | None, sequence: int, time: float) -> None:
+        """The log revoked, at `sequence` and its own `time` (Unix seconds), the token `token_id`, or all tokens of
+        `subject` that were issued until then.
+        """
+        if subject is not None:
+            self._revoked[_subject_fact(subject)] = sequence
+            ending = [each for each in self._by_subject.at(subject) if each.grant.issued_at <= time]
+        else:
+            self._revoked[_token_fact(token_id)] = sequence
+            # Rare enough to look at everybody: an index would cost each stream a hundred bytes.
+            ending = [each for each in self._subscribers if each.grant.token_id == token_id]
+        for subscriber in ending:
+            subscriber.close(End.REVOKED)
+        self._forget_revocations()
+
+    def outlived(self, subject: str, expires_at: float) -> list[Subscriber]:
+        """The subject's streams whose token ends before `expires_at`, on the hub's clock, by a second at least."""
+        until = expires_at - 1.0
+        return [each for each in self._by_subject.at(subject) if (each.grant.expires_at or until) < until]
+
+    def renew(self, subscriber: Subscriber, grant: Grant) -> bool:
+        """Let a stream go on by what a newer token allows. False where that was taken back since it was decided."""
+        if subscriber.closed:
+            return False
+        try:
+            self._check_decision(grant)
+        except SubscriptionRefused:
+            return False
+        subscriber.grant = msgspec.structs.replace(
+            subscriber.grant, expires_at=grant.expires_at, token_id=grant.token_id, issued_at=grant.issued_at
+        )
+        subscriber.warned = False
+        return True
+
+    def _forget_revocations(self) -> None:
         if len(self._revoked) > 1024:
             self._revoked = {each: at for each, at in self._revoked.items() if at > self.window.floor}
+            self._spared = {each: spared for each, spared in self._spared.items() if each in self._revoked}
+
+    def limit(self, fact: str, sequence: int, at: float) -> None:
+        """The log said, at `sequence`, that what rests on `fact` goes on until `at`, on the hub's clock."""
+        self._limits.pop(fact, None)
+        self._limits[fact] = (sequence, at)
+        if len(self._limits) > LIMITS_REMEMBERED:
+            self._limits_floor, _ = self._limits.pop(next(iter(self._limits)))
+        for subscriber in self._by_grant.at(fact):
+            _move(subscriber, fact, at)
+            # Everybody is looked at within that time anyway.
+            if at <= self.clock() + self.stall_seconds:
+                self._wheel.schedule(subscriber, at)
+
+    def _take_limits(self, subscriber: Subscriber) -> None:
+        """What the log has said since the decision."""
+        for ending in subscriber.grant.endings:
+            sequence, at = self._limits.get(ending.fact, (0, 0.0))
+            if sequence > subscriber.grant.decided_at:
+                _move(subscriber, ending.fact, at)
 
     def restart(self, window: Window) -> None:
         """The log is another one, or the place in it is lost: every stream ends, and each client gets a verdict."""
@@ -299,6 +383,9 @@ class Hub:
         self.window = window
         self.completed = window.head
         self._revoked.clear()
+        self._spared.clear()
+        self._limits.clear()
+        self._limits_floor = 0
 
     # -- time passes ---------------------------------------------------------------------------------------------------
 
@@ -311,11 +398,16 @@ class Hub:
             expires_at = subscriber.grant.expires_at
             if expires_at is not None and now >= expires_at:
                 subscriber.close(End.EXPIRED)
+            elif (over := subscriber.grant.over(now)) is not None:
+                subscriber.close(over)
             elif subscriber.has_stalled(now):
                 _log.info("stream.stalled", keys=subscriber.keys, seconds=self.stall_seconds)
                 subscriber.close(End.STALLED)
-            elif not subscriber.paused and now >= subscriber.written_at + self.heartbeat_seconds:
-                subscriber.heartbeat()
+            elif not subscriber.paused:
+                if (warned_at := subscriber.warned_at) is not None and now >= warned_at:
+                    subscriber.warn()
+                if now >= subscriber.written_at + self.heartbeat_seconds:
+                    subscriber.heartbeat()
             if not subscriber.closed:
                 self._wheel.schedule(subscriber, self._deadline(subscriber, now))
 
@@ -330,7 +422,11 @@ class Hub:
         deadline = now + self.stall_seconds / looks
         if not subscriber.paused:
             deadline = min(deadline, subscriber.written_at + self.heartbeat_seconds)
+            if (warned_at := subscriber.warned_at) is not None:
+                deadline = min(deadline, warned_at)
         expires_at = subscriber.grant.expires_at
+        for ending in subscriber.grant.endings:
+            deadline = deadline if ending.at is None else min(deadline, ending.at)
         return deadline if expires_at is None else min(deadline, expires_at)
 
     def _watched(self, broadcasts: Iterable[Broadcast]) -> dict[str, list[Broadcast]]:
@@ -348,3 +444,21 @@ class Hub:
         if len(broadcasts) == 1:
             return self.frames.of(broadcasts[0], keys)
         return b"".join([self.frames.of(broadcast, keys) for broadcast in broadcasts])
+
+
+def _token_facts(grant: Grant) -> tuple[str, str]:
+    return _subject_fact(grant.subject), _token_fact(grant.token_id)
+
+
+def _subject_fact(subject: str) -> str:
+    return f"subject:{subject}"
+
+
+def _token_fact(token_id: str | None) -> str:
+    return f"token:{token_id}"
+
+
+def _move(subscriber: Subscriber, fact: str, at: float) -> None:
+    grant = subscriber.grant
+    endings = tuple([each.moved(at) if each.fact == fact else each for each in grant.endings])
+    subscriber.grant = msgspec.structs.replace(grant, endings=endings)

@@ -85,6 +85,10 @@ class Log:
         """The first entry beyond `after` whose subject matches; None if there is none up to the log's end."""
         return await self._message({"seq": after + 1, "next_by_subj": filter_subject})
 
+    async def last_match(self, filter_subject: str) -> Stored | None:
+        """The last entry whose subject matches; None if there is none."""
+        return await self._message({"last_by_subj": filter_subject})
+
     async def get(self, sequence: int) -> Stored | None:
         """The entry at `sequence`; None if the log does not hold it, or does not yet."""
         return await self._message({"seq": sequence}) if sequence > 0 else None

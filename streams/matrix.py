@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Flag
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from streams import events
-from streams.events import CouponUsed, Event, FinanceEvent, NotificationTarget, OrderEvent, TeamCartEvent, WorkflowEvent
+from streams.events import (
+    CouponUsed,
+    Event,
+    FinanceEvent,
+    NotificationTarget,
+    OrderEvent,
+    TeamCartEvent,
+    WorkflowAccepted,
+    WorkflowEvent,
+)
 from streams.topics import (
     MARKETING_LANE,
     Audience,
@@ -34,6 +43,7 @@ from streams.topics import (
     restaurant_feed,
     restaurant_lane,
     topic_of,
+    user_of,
     workflow_feed,
 )
 from streams.views import (
@@ -69,6 +79,12 @@ class Cell(msgspec.Struct, frozen=True):
 
     name: str
     view: MakeView
+
+    @property
+    def view_type(self) -> type[View]:
+        """The struct that is made, as the annotation of what makes it says."""
+        made: type[View] = get_type_hints(self.view)["return"]
+        return made
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -248,6 +264,8 @@ def notification(event: Event, key: str) -> Notification | None:
     """What the audience of `key` is sent of the event, None if it is nothing. The event must be on the key's lane."""
     row = MATRIX[type(event)]
     cell = row.told.get(audience_of(key))
+    if isinstance(event, WorkflowAccepted) and user_of(key) not in ("", event.user_key):
+        return None  # the order service contradicts itself, or their own stream is about to end
     return None if cell is None else Notification(key, topic_of(key), cell.name, row.status, cell.view)
 
 

@@ -8,7 +8,8 @@ import asyncio
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from streams.changes import DECISIVE, Change, fact_changed_by
+from streams.changes import DECISIVE, DELIVERED, Change, Moving, delivery_told_by, fact_changed_by
+from streams.events import OrderDelivered
 from streams.snapshots import OrderOwner
 
 if TYPE_CHECKING:
@@ -48,9 +49,16 @@ class Overlay:
                 if not waiting.done():
                     waiting.set_result(owner)
         if entry.kind in DECISIVE and (event := entry.event) is not None:
-            fact = fact_changed_by(event)
+            self._change(fact_changed_by(event), Change(entry.sequence, entry.time, event))
+        elif entry.kind is OrderDelivered:
+            self._change(delivery_told_by(entry), Change(entry.sequence, entry.time, DELIVERED))
+
+    def _change(self, fact: str, change: Change) -> None:
+        if isinstance(known := self._known.get(fact), Moving):
+            known.take(change)
+        else:
             self._known.pop(fact, None)
-            self._changes.setdefault(fact, []).append(Change(entry.sequence, entry.time, event))
+        self._changes.setdefault(fact, []).append(change)
 
     def prune(self, position: int, *, window_floor: int | None = None) -> None:
         """The projection has come to `position`: what stands up to there is no longer needed here.

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 from sqlalchemy import select, tuple_
 
+from streams import changes
 from streams.changes import delivery_fact, guest_pass_fact
+from streams.errors import StreamsError, TopicUnknown
 from streams.events import PassEvent, PassIssued
 from streams.tables import LIVE, to_microseconds
 
@@ -26,6 +28,22 @@ nothing.
 """
 
 
+class PassUnknown(TopicUnknown):
+    """The order has no such pass."""
+
+    def __init__(self, pass_id: str) -> None:
+        super().__init__(f"there is no pass {pass_id}")
+        self.pass_id = pass_id
+
+
+class DeliveredLongAgo(StreamsError):
+    """No pass is given for an order whose guests see it no more."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"the order {order_id} was delivered more than two hours ago, and guests see it no more")
+        self.order_id = order_id
+
+
 class GuestPass(msgspec.Struct, frozen=True, gc=False):
     """What is known of a pass.
 
@@ -36,9 +54,14 @@ class GuestPass(msgspec.Struct, frozen=True, gc=False):
     is_revoked: bool = False
 
     @property
+    def is_issued(self) -> bool:
+        """Whether the log knows of its issue."""
+        return self.expires_at is not None
+
+    @property
     def is_good(self) -> bool:
         """Whether it was issued and not revoked; not whether its time is up."""
-        return self.expires_at is not None and not self.is_revoked
+        return self.is_issued and not self.is_revoked
 
     def after(self, event: PassEvent) -> GuestPass:
         """The pass after one more event. In whatever order they come and however often, the outcome is the same."""
@@ -110,6 +133,11 @@ class DeliveryFacts:
 
 GUEST_PASS = GuestPassFacts()
 DELIVERY = DeliveryFacts()
+
+
+def guests_until(delivered_at: float) -> float | None:
+    """When an order's guests see it no more, in Unix seconds; None where it was not delivered."""
+    return delivered_at + changes.GUEST_SECONDS_AFTER_DELIVERY if delivered_at else None
 
 
 def delivery_of(order_id: str, owner: OrderOwner) -> Delivery:

@@ -18,11 +18,15 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from streams import deliveries
 from streams.applying import apply_entries
 from streams.database import DatabaseBusy, execute, reading, writing
 from streams.entry import Entry
 from streams.errors import StreamsError
+from streams.lives import Lives
 from streams.tables import LIVE, position
+
+_SEQUENCES = ("first_sequence", "last_sequence", "sequence")
 
 SetAside: TypeAlias = Callable[[Entry, str], Awaitable[None]]
 
@@ -48,10 +52,20 @@ class Fenced(StreamsError):
 
 
 class Projection:
-    """The projection in the database behind `engine`."""
+    """The projection in the database behind `engine`. With `delivers_alarms` those that it reads are queued for the
+    webhook, in the same transaction.
+    """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        lives: Lives = Lives(),  # noqa: B008 - frozen
+        *,
+        delivers_alarms: bool = False,
+    ) -> None:
         self._engine = engine
+        self._delivers_alarms = delivers_alarms
+        self._lives = lives
         self._may_begin = False
 
     async def position(self) -> Position | None:
@@ -86,7 +100,9 @@ class Projection:
         try:
             async with writing(self._engine) as connection:
                 await self._advance(connection, epoch, after, upto)
-                applied = await apply_entries(connection, LIVE, entries)
+                applied = await apply_entries(connection, LIVE, entries, self._lives)
+                if self._delivers_alarms and applied.alarms:
+                    await deliveries.queue(connection, applied.alarms)
                 for entry, reason in applied.refused:
                     await set_aside(entry, reason)
         except DatabaseBusy as error:
@@ -138,9 +154,7 @@ async def put_position(connection: AsyncConnection, found: Position | None, targ
 
 
 async def _age(connection: AsyncConnection, *, beyond: int, by: int) -> None:
-    orders = LIVE.orders
-    sequences = {"first_sequence": orders.c.first_sequence - by, "last_sequence": orders.c.last_sequence - by}
-    await execute(connection, update(orders).where(orders.c.first_sequence > beyond).values(sequences))
-    for table in (LIVE.staff_roles, LIVE.staff_revocations, LIVE.staff_events, LIVE.alarms_due):
-        older = {"sequence": table.c.sequence - by}
-        await execute(connection, update(table).where(table.c.sequence > beyond).values(older))
+    for table in LIVE:
+        older = {name: table.c[name] - by for name in _SEQUENCES if name in table.c}
+        begun = next(table.c[name] for name in _SEQUENCES if name in table.c)
+        await execute(connection, update(table).where(begun > beyond).values(older))

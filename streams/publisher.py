@@ -22,7 +22,7 @@ import structlog
 from streams.entry import judge
 from streams.errors import StreamsError
 from streams.events import MAX_EVENT_BYTES, OrderEvent, encode
-from streams.flights import WINDOW, Acknowledgements, Flight, Flights
+from streams.flights import WINDOW, Acknowledgements, Flight, Flights, connection_of
 from streams.subjects import any_owner_filter
 
 if TYPE_CHECKING:
@@ -99,7 +99,12 @@ class Publisher:
         self._known_owner = known_owner
         self._acknowledgements = Acknowledgements(client)
 
-    async def publish(self, events: Sequence[Event]) -> list[Result]:
+    @property
+    def connection(self) -> int:
+        """Which one it is now of all the connections that the client makes, one after the other."""
+        return connection_of(self._client)
+
+    async def publish(self, events: Sequence[Event], *, only_over: int | None = None) -> list[Result]:
         """Put the events into the log in their order, and tell of each what became of it, within PUBLISH_SECONDS.
 
         An event that stands in the log already is a duplicate, unless this very call may have put it there without
@@ -107,9 +112,14 @@ class Publisher:
 
         After a failure no later event of the same order is sent, and after one for want of the broker none at all.
         What is said of one restaurant's staff counts as an order's. Several calls may run at once.
+
+        With `only_over` nothing is sent over another connection than that one, not even what had no answer. The broker
+        ends a connection that does not answer its pings, so a process that has slept for long sends nothing.
         """
         now = asyncio.get_running_loop().time()
-        flights: Flights[_EventFlight] = Flights(self._client, self._acknowledgements, now + PUBLISH_SECONDS)
+        flights: Flights[_EventFlight] = Flights(
+            self._client, self._acknowledgements, now + PUBLISH_SECONDS, only_over=only_over
+        )
         call = _Call(self._log, flights, events)
         try:
             async with asyncio.timeout_at(now + PUBLISH_SECONDS):

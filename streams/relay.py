@@ -14,10 +14,10 @@ whether the window still covers an attempt, since clocks differ: whoever makes a
 
 A relay that is paused loses its lease, and another one does all this. The paused one wakes and believes that it is at
 3. If the pause was short, what it sends is a duplicate within the window. If it was long, it can send nothing: the
-broker has ended its connection, which answered no ping (nats.conf: after 15 s; by nats-server's own default after some
-minutes), and before a new one is made, step 3 is given up as a whole at a time that was fixed before 2. Nor can it turn
-the order round: each of the two sends an event only when it has the broker's word for the one before it in its lane.
-And what it then marks is true (see `streams.backlog`).
+broker has ended its connection, which answered no ping (nats.conf: after some 15 s; by nats-server's own default after
+some minutes), and in step 3 nothing is sent over another connection than the one of before step 2. Nor can it turn the
+order round: each of the two sends an event only when it has the broker's word for the one before it in its lane. And
+what it then marks is true (see `streams.backlog`).
 
 So an event that was committed enters the log once, and after every event that was added to its lane before it (see
 `Outbox.add`). Two limits: if the log's retention passes between one attempt and the next, the first one can't be found
@@ -39,7 +39,6 @@ from streams.database import DatabaseUnavailable
 from streams.errors import StreamsError
 from streams.events import OrderEvent
 from streams.lease import LEASE_SECONDS
-from streams.publisher import PUBLISH_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -61,8 +60,6 @@ _STANDBY_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _RENEW_SECONDS = LEASE_SECONDS / 4
 _PRUNE_SECONDS = 60.0
-# From before a claim until its events have their answers; below LEASE_SECONDS.
-_BATCH_SECONDS = PUBLISH_SECONDS + 3.0
 _OWNERS_KEPT = 10_000
 
 _log = structlog.get_logger()
@@ -155,7 +152,7 @@ class Relay:
         except StreamsError as error:
             self._halt(str(error))
             return _RETRY_SECONDS
-        if self.halted is not None and rows:
+        if self.halted is not None:
             self.halted = None
             _log.info("relay.goes_on")
         return 0.0 if rows else POLL_SECONDS
@@ -212,19 +209,15 @@ class Relay:
         """Publish them, as far as can be now, and mark what became of each."""
         batch = Batch(rows)
         batch.apply_found(await self._look_up(batch.attempted()))
-        deadline = self._clock() + _BATCH_SECONDS
+        connection = self._publisher.connection
         ready = batch.ready()
         if ready and await self._backlog.claim([each.row.id for each in ready]):
-            batch.apply_results(ready, await self._publish([each.event for each in ready], deadline))
+            batch.apply_results(ready, await self._publish([each.event for each in ready], connection))
         await self._backlog.settle(batch.settled)
         self._tell(batch)
 
-    async def _publish(self, events: Sequence[AnyEvent], deadline: float) -> list[Result]:
-        try:
-            async with asyncio.timeout_at(deadline):
-                results = await self._publisher.publish(events)
-        except TimeoutError as error:
-            raise NothingPublished("there was no time left; what was sent is looked for") from error
+    async def _publish(self, events: Sequence[AnyEvent], connection: int) -> list[Result]:
+        results = await self._publisher.publish(events, only_over=connection)
         for event, result in zip(events, results, strict=True):
             if result.sequence is not None and isinstance(event, OrderEvent):
                 self._owners.learn(event)

@@ -204,7 +204,7 @@ class Reading:
 
 
 _KEY = (LIVE.orders.c.first_sequence, LIVE.orders.c.order_id)
-_HIDDEN = {"customer_id", "customer_key", "customer_name", "platform_fee", "applied"}
+_HIDDEN = {"customer_id", "customer_key", "customer_name", "platform_fee", "delivered_log_time", "applied"}
 _ORDER = select(*(column for column in LIVE.orders.c if column.name not in _HIDDEN))
 _CUSTOMER_ORDER = _ORDER.add_columns(LIVE.orders.c.platform_fee)
 

@@ -65,11 +65,28 @@ class Connection(Protocol):
         ...
 
 
+class Ending(msgspec.Struct, frozen=True, gc=False):
+    """Until when a stream goes on by what the log says of `fact`: `at` is on the hub's clock, None where nothing was
+    said yet. `end` is how it ends then: a topic is over (`ENDED`), or what allowed the stream is (`EXPIRED`).
+    """
+
+    fact: str
+    at: float | None
+    end: End
+
+    def moved(self, at: float) -> Ending:
+        """After the log has said another time. A topic may go on longer; what allowed a stream only ends sooner."""
+        sooner = at if self.at is None or self.end is End.ENDED else min(at, self.at)
+        return Ending(self.fact, sooner, self.end)
+
+
 class Grant(msgspec.Struct, frozen=True, gc=False):
     """What allowed a subscription, and to whom: `subject` is their identity's key, empty for nobody in particular.
 
     `decided_at`, in the log called `epoch`, is the position of the facts that it was decided by; `revocable_by` names
-    the facts that would end it; `expires_at` is on the hub's clock (seconds), None for never.
+    the facts that would end it; `expires_at` is on the hub's clock (seconds), None for never. `endings` are what else
+    ends it in time; their facts need not stand in `revocable_by`. `token_id` and `issued_at` (Unix seconds) are of the
+    token that it was decided for.
     """
 
     epoch: str
@@ -77,6 +94,13 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     revocable_by: tuple[str, ...] = ()
     expires_at: float | None = None
     subject: str = ""
+    endings: tuple[Ending, ...] = ()
+    token_id: str | None = None
+    issued_at: float = 0.0
+
+    def over(self, now: float) -> End | None:
+        """How a stream that rests on this ends now, None while it goes on; its `expires_at` is not looked at."""
+        return next((each.end for each in self.endings if each.at is not None and now >= each.at), None)
 
 
 class Subscriber:
@@ -189,6 +213,24 @@ class Subscriber:
         if not (self.paused or self.closed):
             self.cursor = max(self.cursor, min(upto, self.hub.head))
             self.catch_up()
+
+    @property
+    def warned_at(self) -> float | None:
+        """When it is told that its token ends soon, None for never: half as long before as the hub says, or up to half
+        as long again, since those who came together should not renew together.
+        """
+        expires_at = self.grant.expires_at
+        if expires_at is None or self.warned:
+            return None
+        jitter = 0.5 + (id(self) >> 4) % 1024 / 1024  # the same for all of its life, and it takes no room
+        return expires_at - self.hub.expiring_seconds * jitter
+
+    def warn(self) -> None:
+        """Say that the token ends soon: a newer one of the same subject lets the stream go on."""
+        self.warned = True
+        expires_at = self.grant.expires_at
+        if expires_at is not None:
+            self._write(self.hub.frames.encoder.expiring(max(0.0, expires_at - self.hub.clock())))
 
     def heartbeat(self) -> None:
         """Move the client's last event id to where it stands, firing no event."""

@@ -85,10 +85,13 @@ class Projected(NamedTuple):
     staff_roles: Table
     staff_revocations: Table
     staff_events: Table
+    token_revocations: Table
     guest_passes: Table
     pairings: Table
     devices: Table
     alarms_due: Table
+    workflows: Table
+    team_carts: Table
 
 
 def _orders(name: str, target: MetaData, prefixes: list[str]) -> Table:
@@ -229,16 +232,72 @@ def _devices(name: str, target: MetaData, prefixes: list[str]) -> Table:
     )
 
 
+def _workflows(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    return Table(
+        name,
+        target,
+        Column("correlation_id", String(64), primary_key=True),
+        Column("bound_to", String(64)),
+        Column("accepted_for", String(64)),
+        Column("status", String(16)),
+        # JSON: a string or an integer, as the order service gave it.
+        Column("order_id", Text),
+        Column("first_sequence", BigInteger, nullable=False),
+        # The log's time of the last event, from which on its life counts.
+        Column("last_time", Double, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _team_carts(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    return Table(
+        name,
+        target,
+        Column("team_cart_id", String(64), primary_key=True),
+        Column("status", String(32), nullable=False),
+        Column("host_key", String(64)),
+        # JSON: see `streams.carts`.
+        Column("members", Text, nullable=False),
+        Column("items", Text, nullable=False),
+        Column("total", Text),
+        Column("expires_at", BigInteger),
+        Column("order_id", String(64)),
+        Column("restaurant_id", String(64)),
+        Column("first_sequence", BigInteger, nullable=False),
+        Column("last_sequence", BigInteger, nullable=False),
+        Column("last_time", Double, nullable=False),
+        # Which events are in this row, see `streams.repetition`.
+        Column("applied", LargeBinary, nullable=False),
+        prefixes=prefixes,
+    )
+
+
+def _token_revocations(name: str, target: MetaData, prefixes: list[str]) -> Table:
+    """Single tokens by their `jti`, and people whose tokens were revoked until then by their key."""
+    return Table(
+        name,
+        target,
+        Column("name", String(256), primary_key=True),
+        Column("is_subject", Boolean, primary_key=True),
+        Column("revoked_at", Double, nullable=False),
+        Column("sequence", BigInteger, nullable=False),
+        prefixes=prefixes,
+    )
+
+
 def _projected(target: MetaData, prefix: str, prefixes: list[str]) -> Projected:
     return Projected(
         _orders(f"{prefix}orders", target, prefixes),
         _staff_roles(f"{prefix}staff_roles", target, prefixes),
         _staff_revocations(f"{prefix}staff_revocations", target, prefixes),
         _staff_events(f"{prefix}staff_events", target, prefixes),
+        _token_revocations(f"{prefix}token_revocations", target, prefixes),
         _guest_passes(f"{prefix}guest_passes", target, prefixes),
         _pairings(f"{prefix}pairings", target, prefixes),
         _devices(f"{prefix}devices", target, prefixes),
         _alarms_due(f"{prefix}alarms_due", target, prefixes),
+        _workflows(f"{prefix}workflows", target, prefixes),
+        _team_carts(f"{prefix}team_carts", target, prefixes),
     )
 
 
@@ -247,6 +306,8 @@ Index(None, LIVE.orders.c.restaurant_id, LIVE.orders.c.is_open, LIVE.orders.c.fi
 Index(None, LIVE.orders.c.customer_key, LIVE.orders.c.is_open, LIVE.orders.c.first_sequence)
 Index(None, LIVE.alarms_due.c.alarm, LIVE.alarms_due.c.raised, LIVE.alarms_due.c.since)
 Index(None, LIVE.alarms_due.c.alarm, LIVE.alarms_due.c.raised, LIVE.alarms_due.c.promised)
+Index(None, LIVE.workflows.c.last_time)
+Index(None, LIVE.team_carts.c.last_time)
 
 attended_orders = Table(
     "attended_orders",

@@ -7,16 +7,18 @@ on the reconnect tells each client what it missed.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
-from streams.changes import DECISIVE, taken_back_by
+from streams.changes import DECISIVE, ENDING, over_after, taken_back_by
 from streams.database import DatabaseUnavailable
 from streams.errors import StreamsError
-from streams.events import UnknownEventType
+from streams.events import TokenRevoked, UnknownEventType
+from streams.lives import Lives
 from streams.reader import HoleInLog, PlaceLost, PositionExpired, Reader, check_place
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class Tail:
         *,
         find_place: Callable[[], Awaitable[Place]],
         new_window: Callable[[Place], Window],
+        lives: Lives = Lives(),  # noqa: B008 - frozen
     ) -> None:
         self._client = client
         self._log = log
@@ -119,6 +122,7 @@ class Tail:
         self._facts = facts
         self._find_place = find_place
         self._new_window = new_window
+        self._lives = lives
         self.is_ready = False
         self.mismatch: str | None = None
         self.lost_upto = 0
@@ -197,12 +201,21 @@ class Tail:
                 self._take_back(entry)
             else:
                 apply(entry)
+            if entry.kind in ENDING:
+                self._limit(entry)
         await self._fan_out(entries[begin:])
 
     def _take_back(self, entry: Entry) -> None:
-        taken_back = taken_back_by(entry.event) if entry.event else None
+        event = entry.event
+        if isinstance(event, TokenRevoked):
+            self._hub.revoke_tokens(event.subject_key, event.jti or None, entry.sequence, entry.time)
+        taken_back = taken_back_by(event) if event else None
         if taken_back is not None:
             self._hub.revoke(taken_back.fact, entry.sequence, spared=taken_back.spared)
+
+    def _limit(self, entry: Entry) -> None:
+        over = over_after(entry, self._lives)
+        self._hub.limit(over.fact, entry.sequence, self._hub.clock() + over.at - time.time())
 
     async def _fan_out(self, entries: list[Entry]) -> None:
         for portion in portions(entries):

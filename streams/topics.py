@@ -164,9 +164,13 @@ def cart_feed(cart_id: str) -> Feed:
     return _plain_feed(f"carts/{cart_id}", cart_filter(cart_id))
 
 
-def workflow_feed(correlation_id: str) -> Feed:
-    """`workflows/<correlation id>`: for whom it is bound to."""
-    return _plain_feed(f"workflows/{correlation_id}", workflow_filter(correlation_id))
+def workflow_feed(correlation_id: str, user_key: str = "") -> Feed:
+    """`workflows/<correlation id>`: for whom it is bound to, who is shown nothing of an event that names another user.
+
+    Without the user, for whoever asks what there is of it.
+    """
+    lane = f"workflows/{correlation_id}"
+    return Feed(lane, f"{lane}@{user_key}" if user_key else lane, lane, workflow_filter(correlation_id))
 
 
 def finance_feed(restaurant_id: str) -> Feed:
@@ -213,6 +217,8 @@ def topic_of(key: str) -> str:
     kind, slash, rest = key.partition("/")
     if kind in (Audience.ORDER, Audience.GUEST):
         return f"orders/{rest.partition('@')[0]}"
+    if kind == Audience.WORKFLOW:
+        return key.partition("@")[0]
     return f"{kind}{slash}{rest}"
 
 
@@ -221,4 +227,11 @@ def lane_of(key: str) -> str:
     kind, _, rest = key.partition("/")
     if kind == Audience.PARTNER:
         return restaurant_lane(rest)
+    if kind == Audience.WORKFLOW:
+        return key.partition("@")[0]
     return f"orders/{rest}" if kind == Audience.GUEST else key
+
+
+def user_of(key: str) -> str:
+    """Whose key of a workflow it is, empty for nobody's in particular."""
+    return key.partition("@")[2]

@@ -1,4 +1,4 @@
-"""Workflows: whose a correlation id is and how far the order service is with it, and how somebody claims one.
+"""Workflows: whose a correlation id is, and how far the order service is with it.
 
 A workflow only goes forward, and of claims and of users that the order service names the first one holds. So the fact
 needs no memory of what was applied to it: an event that is repeated changes nothing but the time.
@@ -6,39 +6,29 @@ needs no memory of what was applied to it: an event that is repeated changes not
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
 from sqlalchemy import select
 
-from streams.broker import request
 from streams.changes import workflow_fact
-from streams.errors import AnswerNotUnderstood, JetStreamRefused, TopicUnknown
-from streams.events import OrderReference, WorkflowAccepted, WorkflowBound, WorkflowEvent, encode
-from streams.flights import Acknowledgement, is_temporary
+from streams.errors import TopicUnknown
+from streams.events import OrderReference, WorkflowAccepted, WorkflowBound, WorkflowEvent
 from streams.lives import WORKFLOW_SECONDS, is_over
 from streams.matrix import status_after
-from streams.subjects import workflow_filter
 from streams.tables import LIVE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
-
     from streams.changes import Change
-    from streams.log import Log
     from streams.snapshots import Reading
 
 STATUSES = ("ACCEPTED", "PROCESSING", "COMPLETED")
 """In the order of a workflow's steps."""
 
-_WRONG_LAST_SEQUENCE = 10071  # an `err_code` of JetStream
-_order_reference: msgspec.json.Decoder[str | int] = msgspec.json.Decoder(OrderReference)  # type: ignore[arg-type]
-_answer = msgspec.json.Decoder(Acknowledgement)
+_order_reference: msgspec.json.Decoder[str | int] = msgspec.json.Decoder(OrderReference)
 
 
 class WorkflowUnknown(TopicUnknown):
@@ -135,13 +125,13 @@ class WorkflowFacts:
         found = {row["correlation_id"]: of_row(dict(row)) for row in rows}
         return {key: found.get(key, UNKNOWN) for key in keys}
 
-    async def applied(self, sql: Reading, key: str, event_ids: Collection[str]) -> frozenset[str]:
+    async def applied(self, _: Reading, __: str, ___: Collection[str]) -> frozenset[str]:
         """It does not matter."""
         return frozenset()
 
-    def moved_on(self, state: Workflow, changes: Iterable[Change], applied: Collection[str]) -> Workflow:
+    def moved_on(self, state: Workflow, changes: Iterable[Change], _: Collection[str]) -> Workflow:
         for change in changes:
-            state, _ = after(state, change.event, change.time, self.life_seconds)
+            state = after(state, change.event, change.time, self.life_seconds)[0]
         return state
 
     def is_over(self, workflow: Workflow, now: float) -> bool:
@@ -170,51 +160,9 @@ class WorkflowState(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename=
         return cls(correlation_id=correlation_id, status=workflow.status, order_id=workflow.order_id)
 
 
-# -- The claim ---------------------------------------------------------------------------------------------------------
-
-
-class Claim(NamedTuple):
-    """Where a workflow's first claim stands in the log, and whether it was made just now."""
-
-    sequence: int
-    is_new: bool
-
-
-async def claim(client: Client, log: Log, event: WorkflowBound) -> Claim:
-    """Bind a workflow to a user, unless somebody has bound it before: the broker decides, and the first claim holds.
-
-    Raises:
-        BrokerUnavailable, StreamMissing
-        JetStreamRefused: the stream takes no events.
-    """
-    subject = event.log_subject()
-    headers = {"Nats-Msg-Id": event.event_id, "Nats-Expected-Last-Subject-Sequence": "0"}
-    answer = _understood(await request(client, subject, encode(event), headers=headers, why_again=_why_again))
-    if answer.error is None:
-        return Claim(answer.seq, is_new=not answer.duplicate)
-    if answer.error.err_code == _WRONG_LAST_SEQUENCE and (first := await log.next_match(0, subject)) is not None:
-        return Claim(first.sequence, is_new=False)
-    raise JetStreamRefused("a workflow's claim", answer.error.code, answer.error.err_code, answer.error.description)
-
-
-def claim_id(correlation_id: str, user_key: str) -> str:
-    """The `eventId` of somebody's claim: the same however often it is made, so that the broker knows it again."""
-    return "WorkflowBound-" + hashlib.sha256(f"{correlation_id}/{user_key}".encode()).hexdigest()[:40]
-
-
-async def first_heard_of(log: Log, correlation_id: str) -> int | None:
-    """Where the workflow's first event stands in the log, None if there is none. Raises BrokerUnavailable."""
-    first = await log.next_match(0, workflow_filter(correlation_id))
-    return None if first is None else first.sequence
-
-
-def _understood(message: Msg) -> Acknowledgement:
-    try:
-        return _answer.decode(message.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise AnswerNotUnderstood("a workflow's claim", str(error)) from error
-
-
-def _why_again(message: Msg) -> str | None:
-    error = _understood(message).error
-    return error.description if error is not None and is_temporary(error) else None
+async def workflow_snapshot(sql: Reading, kind: WorkflowFacts, correlation_id: str, now: float) -> WorkflowState | None:
+    """The workflow at the reading's position; None if that has not come to it. `now` is in Unix seconds."""
+    workflow = (await kind.read(sql, [correlation_id]))[correlation_id]
+    if workflow.last_time is None or kind.is_over(workflow, now):
+        return None
+    return WorkflowState.of(correlation_id, workflow)

@@ -103,6 +103,8 @@ async def _rebuild(settings: Settings) -> Position:
                 first=state.first,
                 read=read,
                 progress=lambda sequence: progress.update(task, completed=sequence - state.first + 1),
+                lives=settings.lives,
+                delivers_alarms=settings.alert_webhook is not None,
             )
 
 

@@ -148,6 +148,9 @@ class JsonLines:
     def heartbeat(self, cursor: str) -> bytes:
         return msgspec.json.encode({"id": cursor})
 
+    def expiring(self, seconds: float) -> bytes:
+        return msgspec.json.encode({"event": "stream.expiring", "data": {"seconds": seconds}})
+
     def closing(self, reason: str) -> bytes:
         return msgspec.json.encode({"event": "stream.closing", "data": {"reason": reason}})
 

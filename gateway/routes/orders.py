@@ -11,16 +11,16 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from auth.claims import Claims
+from auth.claims import Claims, PassClaims
 from auth.errors import NotAllowed
-from gateway.authentication import Carrier
-from gateway.authorization import may_see_order, may_see_restaurant
-from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
+from gateway.authentication import TAKES_PASS, Carrier
+from gateway.authorization import guests_order, may_see_as_guest, may_see_order, may_see_restaurant
+from gateway.openapi import BEARER, PASS, SESSION, OrderId, RestaurantId, refusals
 from gateway.problems import NEVER_KEPT
 from gateway.settings import Settings
 from streams.cursor import Cursor
 from streams.facts import Decision, Facts, FactsUnavailable
-from streams.snapshots import MAX_PAGE, CustomerOrder, OrderOwner, Page, RestaurantOrder
+from streams.snapshots import MAX_PAGE, CustomerOrder, GuestOrder, OrderOwner, Page, RestaurantOrder
 
 APPLIED_WITHIN_SECONDS = 2.0
 """So long an order that the log has may take to reach the projection before its reader is told to come back."""
@@ -50,6 +50,13 @@ class OrderForCustomer(msgspec.Struct, frozen=True, kw_only=True):
     """An order as its customer may see it, at `cursor`."""
 
     order: CustomerOrder
+    cursor: str
+
+
+class OrderForGuest(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as a guest may see it, at `cursor`."""
+
+    order: GuestOrder
     cursor: str
 
 
@@ -104,22 +111,28 @@ async def active_orders(
     "/orders/{order_id:str}",
     summary="One order",
     tags=["orders"],
-    security=[BEARER, SESSION],
+    security=[BEARER, SESSION, PASS],
+    opt=dict(TAKES_PASS),
     responses=refusals(401, 403, 404, 422, 503),
 )
 async def read_order(
     request: Asker, order_id: OrderId, facts: NamedDependency[Facts], settings: NamedDependency[Settings]
-) -> Response[OrderForRestaurant | OrderForCustomer]:
-    """For the customer who placed it, and for the restaurant's owner and staff, each with what they may see.
+) -> Response[OrderForRestaurant | OrderForCustomer | OrderForGuest]:
+    """For the customer who placed it, who has a guest's pass for it, and the restaurant's owner and staff, each with
+    what they may see.
 
     An order that nobody has heard of is waited for: it may be on its way.
     """
-    owner = await facts.owner(order_id)
+    claims = request.user
+    if isinstance(claims, PassClaims):
+        owner = await guests_order(facts, claims, order_id)
+    else:
+        owner = await facts.owner(order_id)
     clock = asyncio.get_running_loop().time
     deadline = clock() + APPLIED_WITHIN_SECONDS
     while True:
         async with facts.reading() as decision:
-            answer = await _as_seen_by(request.user, order_id, owner, decision, shows_fee=settings.show_platform_fee)
+            answer = await _as_seen_by(claims, order_id, owner, decision, shows_fee=settings.show_platform_fee)
         if answer is not None:
             return Response(answer, headers=dict(NEVER_KEPT))
         if clock() >= deadline:
@@ -129,13 +142,18 @@ async def read_order(
 
 async def _as_seen_by(
     claims: Claims, order_id: str, owner: OrderOwner, decision: Decision, *, shows_fee: bool
-) -> OrderForRestaurant | OrderForCustomer | None:
-    """The order for its restaurant, else for its customer; None while the projection has not come to it.
+) -> OrderForRestaurant | OrderForCustomer | OrderForGuest | None:
+    """The order for a guest, for its restaurant, else for its customer; None while the projection has not come to it.
 
     Raises:
         NotAllowed: it is somebody else's.
+        PassRefused
     """
     cursor = _cursor(decision)
+    if isinstance(claims, PassClaims):
+        await may_see_as_guest(decision, claims, order_id, owner)
+        for_guest = await decision.sql.order_snapshot_for_guest(order_id, owner)
+        return OrderForGuest(order=for_guest, cursor=cursor) if for_guest else None
     try:
         await may_see_restaurant(decision, claims, owner.restaurant_id)
     except NotAllowed:

@@ -16,6 +16,7 @@ from gateway.authorization import may_see_order, may_see_restaurant
 from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
 from gateway.problems import NEVER_KEPT
 from gateway.process import Gateway
+from streams.devices import DEVICE
 from streams.presence import OpenStream
 from streams.staff import STAFF
 
@@ -30,8 +31,9 @@ Asker: TypeAlias = Request[Claims, Any, Any]
 class ConnectedDevice(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A stream of a restaurant's orders that is open now.
 
-    `kind` says what it is of: a device, by `deviceId`; or a person of the restaurant, its owner or its staff, by
-    `subject`, which is their key, with the `roles` that the log gives them: none where their token alone does.
+    `kind` says what it is of: a device, by `deviceId` and the `name` that it was registered with; or a person of the
+    restaurant, its owner or its staff, by `subject`, which is their key, with the `roles` that the log gives them: none
+    where their token alone does.
     `behind` is how many entries of the log it has not come to yet, as its process has read it: 0 when it is live.
     """
 
@@ -39,6 +41,7 @@ class ConnectedDevice(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     subject: str | UnsetType = UNSET
     roles: list[str] | UnsetType = UNSET
     device_id: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
     topics: tuple[str, ...]
     connected_since: dt.datetime
     behind: int
@@ -90,10 +93,9 @@ async def connected_devices(
     gateway.presence_asked.take(request.user.key, gateway.hub.clock())
     await may_see_restaurant(gateway.facts, request.user, restaurant_id)
     heard = await gateway.presence.of_restaurant(restaurant_id)
-    roles = await _roles(gateway.facts, restaurant_id, {stream.subject for stream in heard.streams})
     answer = ConnectedDevices(
         restaurant_id=restaurant_id,
-        devices=[_device(stream, roles) for stream in heard.streams],
+        devices=[await _device(gateway.facts, restaurant_id, stream) for stream in heard.streams],
         connected=heard.count,
         processes=heard.processes,
         complete=heard.is_complete,
@@ -131,19 +133,19 @@ async def order_watchers(
     return Response(answer, headers=dict(NEVER_KEPT))
 
 
-async def _roles(facts: Facts, restaurant_id: str, subjects: set[str]) -> dict[str, list[str]]:
-    """What the log says that they are to the restaurant. Raises FactsUnavailable."""
-    people = [subject for subject in subjects if not subject.startswith(DEVICE_PREFIX)]
-    return {each: sorted((await facts.state(STAFF, (restaurant_id, each))).roles) for each in people}
-
-
-def _device(stream: OpenStream, roles: dict[str, list[str]]) -> ConnectedDevice:
-    is_device = stream.subject.startswith(DEVICE_PREFIX)
+async def _device(facts: Facts, restaurant_id: str, stream: OpenStream) -> ConnectedDevice:
+    """Raises FactsUnavailable."""
+    told: dict[str, Any]
+    if stream.subject.startswith(DEVICE_PREFIX):
+        device_id = stream.subject.rpartition(":")[2]
+        told = {"kind": "device", "device_id": device_id}
+        if name := (await facts.state(DEVICE, (restaurant_id, device_id))).name:
+            told["name"] = name
+    else:
+        known = await facts.state(STAFF, (restaurant_id, stream.subject))
+        told = {"kind": "staff", "subject": stream.subject, "roles": sorted(known.roles)}
     return ConnectedDevice(
-        kind="device" if is_device else "staff",
-        subject=UNSET if is_device else stream.subject,
-        roles=UNSET if is_device else roles[stream.subject],
-        device_id=stream.subject.rpartition(":")[2] if is_device else UNSET,
+        **told,
         topics=stream.topics,
         connected_since=dt.datetime.fromtimestamp(stream.connected_since, dt.UTC),
         behind=stream.behind,

@@ -17,6 +17,7 @@ from auth.sessions import clear_session, set_session
 from gateway.authentication import PUBLIC, Carrier, bearer_token, check_session_origin
 from gateway.openapi import BEARER, refusals
 from gateway.problems import NEVER_KEPT
+from gateway.process import Gateway
 from gateway.settings import Settings
 
 
@@ -34,16 +35,21 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     summary="Keep the bearer token in the session cookie",
     tags=["session"],
     security=[BEARER],
-    responses=refusals(401, 403, 422),
+    responses=refusals(401, 403, 422, 503),
 )
 async def begin_session(
     request: Request[Claims, Carrier, State], settings: NamedDependency[Settings]
 ) -> Response[Session]:
-    """The token in the `Authorization` header becomes the session cookie, until it expires."""
+    """The token in the `Authorization` header becomes the session cookie, until it expires.
+
+    Streams that its subject has open go on by it, if it is newer than theirs.
+    """
     token = bearer_token(request.headers)
     if token is None:  # a session begets no session
         raise MissingToken
     claims = request.user
+    gateway: Gateway = request.app.state.gateway
+    await gateway.renewals.present(claims)
     cookie = set_session(token, expires_at=claims.expires_at, now=time.time(), insecure=settings.insecure_cookies)
     return Response(
         Session(

@@ -6,13 +6,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import MediaType, Request, Response, post
 from litestar.di import NamedDependency
 from litestar.exceptions import ClientException, InternalServerException
 
 from auth.claims import Claims
 from auth.errors import NotAllowed
-from gateway.authorization import may_see_order, may_see_restaurant
+from gateway.authorization import may_see_restaurant
 from gateway.ingest import UnprocessableContent, UnsupportedMediaType
 from gateway.media_types import is_json, utf8_media_type
 from gateway.openapi import BEARER, SESSION, OrderId, SignalOperation, refusals
@@ -30,6 +30,10 @@ MAX_SIGNAL_BYTES: Final = 1024
 
 Asker: TypeAlias = Request[Claims, Any, Any]
 
+_ONLY: Final = {
+    False: "Only the customer who placed this order and its restaurant may signal.",
+    True: "Only the courier and the restaurant may tell where the courier is.",
+}
 _decoder: Final[msgspec.json.Decoder[Signal]] = msgspec.json.Decoder(Signal)
 
 
@@ -44,8 +48,8 @@ _decoder: Final[msgspec.json.Decoder[Signal]] = msgspec.json.Decoder(Signal)
     responses=refusals(401, 403, 404, 413, 415, 422, 429, 503),
 )
 async def send_signal(request: Asker, order_id: OrderId, gateway: NamedDependency[Gateway]) -> Response[None]:
-    """Typing, viewing, or the courier's position, at most 1 KB: to the live streams of the order, the sender's own among
-    them, at most once and never again.
+    """Typing, viewing, or where the courier is, at most 1 KB: to the live streams of the order, the sender's own too.
+    They get it at most once, and who is not there now never does.
 
     For the customer who placed it, and for the restaurant's owner and staff. A courier's position is the restaurant's
     to tell, or that of somebody with the scope `courier`.
@@ -56,7 +60,7 @@ async def send_signal(request: Asker, order_id: OrderId, gateway: NamedDependenc
     owner = await gateway.facts.owner(order_id)
     sender = await _sender(gateway.facts, claims, owner, signal)
     await gateway.signals.send(order_id, owner, sender, signal)
-    return Response(None, headers=dict(NEVER_KEPT))
+    return Response(None, media_type=MediaType.TEXT, headers=dict(NEVER_KEPT))  # as JSON it would be `null`
 
 
 async def _sender(facts: Facts, claims: Claims, owner: OrderOwner, signal: Signal) -> Sender:
@@ -64,13 +68,12 @@ async def _sender(facts: Facts, claims: Claims, owner: OrderOwner, signal: Signa
     is_position = isinstance(signal, CourierPosition)
     if is_position and COURIER_SCOPE in claims.scopes:
         return Sender.COURIER
+    if not is_position and claims.key == owner.customer_key:
+        return Sender.CUSTOMER
     try:
         await may_see_restaurant(facts, claims, owner.restaurant_id)
-    except NotAllowed:
-        if is_position:
-            raise NotAllowed("Only the courier and the restaurant may tell where the courier is.") from None
-        may_see_order(claims, owner)
-        return Sender.CUSTOMER
+    except NotAllowed as refusal:
+        raise NotAllowed(_ONLY[is_position]) from refusal
     return Sender.RESTAURANT
 
 

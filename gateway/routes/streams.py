@@ -18,16 +18,18 @@ from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from auth.claims import Claims
 from auth.errors import Forbidden
 from gateway.audiences import Access, find_access
-from gateway.openapi import BEARER, SESSION, OrderId, RestaurantId, refusals
+from gateway.authentication import TAKES_PASS
+from gateway.authorization import must_hold
+from gateway.openapi import BEARER, PASS, SESSION, CorrelationId, OrderId, RestaurantId, refusals
 from gateway.opening import Asked, Begin, PositionUnknown, begin
 from gateway.problems import TopicRefused
 from gateway.process import Gateway
 from gateway.response import Opening, StreamResponse
 from streams.cursor import Cursor
-from streams.errors import SubscriptionRefused
-from streams.facts import Decision, Facts, FactsUnavailable, OrderUnknown
+from streams.errors import SubscriptionRefused, TopicUnknown
+from streams.facts import Decision, Facts, FactsUnavailable
 from streams.subjects import ID_PATTERN
-from streams.subscriber import Grant
+from streams.subscriber import Ending, Grant
 from streams.topics import Topic, TopicKind
 
 MAX_TOPICS = 100
@@ -51,6 +53,7 @@ WithSnapshot: TypeAlias = Annotated[
 CustomerKey: TypeAlias = Annotated[
     str, PathParameter(pattern=ID_PATTERN, description="The customer's key, as `POST /session` tells it.")
 ]
+CartId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The cart's id.")]
 CouponId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, description="The coupon's id.")]
 Topics: TypeAlias = Annotated[
     list[str],
@@ -106,7 +109,8 @@ async def restaurant_events(
     "/partners/{restaurant_id:str}/events",
     summary="Every order of a restaurant, for its devices, its owner and staff",
     tags=["streams"],
-    security=[BEARER, SESSION],
+    security=[BEARER, SESSION, PASS],
+    opt=dict(TAKES_PASS),
     responses=_STREAM | refusals(401, 403, 422),
 )
 async def partner_events(
@@ -124,9 +128,10 @@ async def partner_events(
 
 @get(
     "/orders/{order_id:str}/events",
-    summary="One order, for the customer who placed it",
+    summary="One order, for the customer who placed it and their guests",
     tags=["streams"],
-    security=[BEARER, SESSION],
+    security=[BEARER, SESSION, PASS],
+    opt=dict(TAKES_PASS),
     responses=_STREAM | refusals(401, 403, 404, 422),
 )
 async def order_events(
@@ -160,6 +165,46 @@ async def customer_events(
     """Open `customers/<key>`."""
     asked = Asked.of(last_event_id, last_event_id_in_query, since)
     return await _open(request, Topic(TopicKind.CUSTOMER, customer_key), asked=asked, with_snapshot=with_snapshot)
+
+
+@get(
+    "/carts/{cart_id:str}/events",
+    summary="One cart, for its members from their joining on",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 404, 422),
+)
+async def cart_events(
+    request: Asker,
+    cart_id: CartId,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+    with_snapshot: WithSnapshot = True,
+) -> StreamResponse:
+    """Open `carts/<id>`, where there are carts (`PASSLINE_TEAM_CARTS`)."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.CART, cart_id), asked=asked, with_snapshot=with_snapshot)
+
+
+@get(
+    "/workflows/{correlation_id:str}/events",
+    summary="One workflow, for whom it is bound to",
+    tags=["streams"],
+    security=[BEARER, SESSION],
+    responses=_STREAM | refusals(401, 403, 404, 422),
+)
+async def workflow_events(
+    request: Asker,
+    correlation_id: CorrelationId,
+    last_event_id: LastEventId = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
+    since: Since = None,
+    with_snapshot: WithSnapshot = True,
+) -> StreamResponse:
+    """Open `workflows/<correlation id>`. Who has not bound it does so first, by `POST`."""
+    asked = Asked.of(last_event_id, last_event_id_in_query, since)
+    return await _open(request, Topic(TopicKind.WORKFLOW, correlation_id), asked=asked, with_snapshot=with_snapshot)
 
 
 @get(
@@ -247,7 +292,7 @@ async def _open(request: Asker, *topics: Topic, asked: Asked, with_snapshot: boo
     """Decide, find where to begin, and hand both to the response.
 
     Raises:
-        Forbidden, OrderUnknown: of the only topic.
+        Forbidden, TopicUnknown: of the only topic.
         TopicRefused: the same of one of several.
     """
     # Not by Litestar's dependencies: those would be a third of what a connect costs.
@@ -258,9 +303,11 @@ async def _open(request: Asker, *topics: Topic, asked: Asked, with_snapshot: boo
         if not gateway.accepts_streams:
             return _come_back(gateway, "this process takes no streams now")
         gateway.hub.arrive(address)
+        known_at = gateway.facts.position  # whatever comes from now on, the hub has seen by the time it is asked
         ways = [await _find(gateway, claims, topic, alone=len(topics) == 1) for topic in topics]
         beginning = await begin(asked, gateway.hub, gateway.log, lost_upto=gateway.tail.lost_upto, now=time.time())
-        prepared = await _prepare(gateway, claims, ways, beginning, with_snapshot=with_snapshot)
+        prepared = await _prepare(gateway, claims, ways, beginning, known_at, with_snapshot=with_snapshot)
+        await gateway.renewals.present_for_stream(claims)
     except (FactsUnavailable, PositionUnknown, SubscriptionRefused) as error:
         return _come_back(gateway, str(error))
     names = [way.feed.topic for way in ways]
@@ -274,7 +321,7 @@ async def _open(request: Asker, *topics: Topic, asked: Asked, with_snapshot: boo
 async def _find(gateway: Gateway, claims: Claims, topic: Topic, *, alone: bool) -> Access:
     try:
         return await find_access(gateway, claims, topic)
-    except (Forbidden, OrderUnknown) as refusal:
+    except (Forbidden, TopicUnknown) as refusal:
         if alone:
             raise
         raise TopicRefused(str(topic), refusal) from refusal
@@ -283,37 +330,66 @@ async def _find(gateway: Gateway, claims: Claims, topic: Topic, *, alone: bool) 
 async def _allow(way: Access, facts: Facts | Decision, *, alone: bool) -> None:
     try:
         await way.allow(facts)
-    except Forbidden as refusal:
+    except (Forbidden, TopicUnknown) as refusal:
         if alone:
             raise
         raise TopicRefused(way.feed.topic, refusal) from refusal
 
 
 async def _prepare(
-    gateway: Gateway, claims: Claims, ways: Sequence[Access], beginning: Begin, *, with_snapshot: bool
+    gateway: Gateway, claims: Claims, ways: Sequence[Access], beginning: Begin, known_at: int, *, with_snapshot: bool
 ) -> _Prepared:
-    """Snapshots are read in the transaction that the decision is taken by; without them, memory may do."""
+    """Snapshots are read in the transaction that the decision is taken by; without them, memory may do.
+
+    The ways were found by what was known at the position `known_at`.
+    """
     facts, alone = gateway.facts, len(ways) == 1
     floor = min(way.since for way in ways)
     if with_snapshot and beginning.verdict.kind != "resumed" and any(way.state for way in ways):
+        if any(way.since for way in ways):
+            await facts.applied(max(way.since for way in ways))  # a state from before they might see it is none
         async with facts.reading() as decision:
+            # Memory is as good as the database where the projection is not ahead of it.
+            await must_hold(facts if decision.sql.position.sequence <= facts.position else decision, claims)
             for way in ways:
                 await _allow(way, decision, alone=alone)
             states = [{"topic": way.feed.topic, **await way.state(decision)} for way in ways if way.state]
             start = max(decision.sql.position.sequence, floor)
-            return _Prepared(_grant(gateway, claims, ways, decision.decided_at), start, states)
+            endings = await _endings(ways, decision)
+            return _Prepared(_grant(gateway, claims, ways, known_at, endings), start, states)
+    await must_hold(facts, claims)
     for way in ways:
         await _allow(way, facts, alone=alone)
-    start = gateway.hub.head if beginning.after is None else max(beginning.after, floor)
-    return _Prepared(_grant(gateway, claims, ways, facts.position), start, [])
+    endings = await _endings(ways, facts)
+    start = max(gateway.hub.head if beginning.after is None else beginning.after, floor)
+    return _Prepared(_grant(gateway, claims, ways, known_at, endings), start, [])
 
 
-def _grant(gateway: Gateway, claims: Claims, ways: Sequence[Access], decided_at: int) -> Grant:
+async def _endings(ways: Sequence[Access], facts: Facts | Decision) -> tuple[Ending, ...]:
+    found: tuple[Ending, ...] = ()
+    for way in ways:
+        if way.endings is not None:
+            found += await way.endings(facts)
+    return found
+
+
+def _grant(
+    gateway: Gateway, claims: Claims, ways: Sequence[Access], decided_at: int, endings: tuple[Ending, ...]
+) -> Grant:
     expires_at = gateway.hub.clock() + claims.expires_at - time.time()
     revocable_by = ways[0].revocable_by
     if len(ways) > 1:
         revocable_by = tuple(dict.fromkeys([fact for way in ways for fact in way.revocable_by]))
-    return Grant(gateway.facts.epoch, decided_at, revocable_by, expires_at, claims.key)
+    return Grant(
+        gateway.facts.epoch,
+        decided_at,
+        revocable_by,
+        expires_at,
+        claims.key,
+        token_id=claims.token_id,
+        issued_at=claims.issued_at,
+        endings=endings,
+    )
 
 
 def _first_blocks(gateway: Gateway, topics: list[str], beginning: Begin, prepared: _Prepared) -> bytes:
@@ -348,6 +424,8 @@ HANDLERS = (
     partner_events,
     order_events,
     customer_events,
+    cart_events,
+    workflow_events,
     finance_events,
     coupon_events,
     marketing_events,

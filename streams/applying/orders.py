@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -30,6 +28,7 @@ from streams.events import (
     OrderRejected,
 )
 from streams.matrix import status_after
+from streams.repetition import is_applied, with_applied
 from streams.tables import Projected, to_microseconds
 
 _REACHED: dict[type[OrderEvent], str] = {
@@ -47,8 +46,6 @@ _REACHED: dict[type[OrderEvent], str] = {
 _PAYMENTS = (OrderPaymentSucceeded, OrderPaymentFailed)
 _LAST = (OrderDelivered, OrderRejected, OrderCancelled)  # after these an order is no longer open
 _FIXED = ("restaurant_id", "customer_id", "customer_key", "first_sequence")
-# An event in the column `applied`: how far behind the order's first event it stands, and 64 bits of a hash of its id.
-_APPLIED = struct.Struct(">q8s")
 _encoder = msgspec.json.Encoder()
 
 
@@ -136,16 +133,10 @@ def _contradiction(row: Row, event: OrderEvent) -> str | None:
 
 def _is_new(row: Row, entry: Entry, event: OrderEvent) -> bool:
     """Whether the order has not seen the event's id; from now on it has."""
-    digest = hashlib.blake2b(event.event_id.encode(), digest_size=8).digest()
-    if any(seen == digest for _, seen in _APPLIED.iter_unpack(row["applied"])):
+    if is_applied(row["applied"], event.event_id):
         return False
-    row["applied"] += _APPLIED.pack(entry.sequence - row["first_sequence"], digest)
+    row["applied"] = with_applied(row["applied"], event.event_id, entry.sequence - row["first_sequence"])
     return True
-
-
-def seen_before(first: int, applied: bytes, first_sequence: int) -> bytes:
-    """Of the events in an order's column `applied`, those that stood in the log before `first`."""
-    return b"".join(_APPLIED.pack(*each) for each in _APPLIED.iter_unpack(applied) if each[0] + first_sequence < first)
 
 
 def _fold(row: Row, entry: Entry, event: OrderEvent) -> None:

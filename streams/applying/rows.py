@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Table, bindparam, delete, insert
+from sqlalchemy import Table, bindparam, delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from streams.database import execute
@@ -33,6 +33,18 @@ def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
     iterator = iter(values)
     while some := list(islice(iterator, _MOST_PARAMETERS)):
         yield some + some[:1] * ((1 << (len(some) - 1).bit_length()) - len(some))
+
+
+async def put(connection: AsyncConnection, table: Table, rows: Sequence[Row], stored: Container[str]) -> None:
+    """Insert the rows, or update those whose key is `stored`; the table's key is one column."""
+    (column,) = table.primary_key
+    if inserted := [row for row in rows if row[column.name] not in stored]:
+        await execute(connection, insert(table), inserted)
+    updated = [{"id": row[column.name], **row} for row in rows if row[column.name] in stored]
+    for row in updated:
+        del row[column.name]
+    if updated:
+        await execute(connection, update(table).where(column == bindparam("id")), updated)
 
 
 async def replace(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:

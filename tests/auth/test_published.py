@@ -378,10 +378,25 @@ PADDED = KEYS + b" " * MAX_BYTES
         b"SSH-2.0-OpenSSH\r\n\r\n",
         b"\x00" * 100_000,
     ],
-    ids=(
-        "html empty null list no-list deep no-utf-8 too-many-keys too-long no-content not-found unavailable cut gzip "
-        "bad-chunk no-http zeros"
-    ).split(),
+    ids=[
+        "html",
+        "empty",
+        "null",
+        "list",
+        "no-list",
+        "deep",
+        "no-utf-8",
+        "too-many-keys",
+        "too-long",
+        "no-content",
+        "not-found",
+        "unavailable",
+        "cut",
+        "gzip",
+        "bad-chunk",
+        "no-http",
+        "zeros",
+    ],
 )
 async def test_rubbish_changes_nothing(provider: IdentityProvider, clock: Clock, raw: bytes) -> None:
     key = SigningJwk()

@@ -21,6 +21,7 @@ from gateway.issuers import token_verifier
 from gateway.problems import EXCEPTION_HANDLERS
 from gateway.settings import Settings
 from tests.auth.forging import NOW, OURS, forge, verifier
+from tests.gateway.empty_log import empty_log
 from tests.gateway.serving import HOST, client_of, problem
 
 APP = "https://app.example"
@@ -48,6 +49,7 @@ def application(settings: Settings = SETTINGS) -> Litestar:
         middleware=[DefineMiddleware(Authentication, verifier=verifier(), settings=settings)],
         cors_config=cors_config(settings),
         exception_handlers=EXCEPTION_HANDLERS,
+        state=empty_log(),
         openapi_config=None,
         logging_config=None,
     )

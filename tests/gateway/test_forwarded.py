@@ -18,6 +18,7 @@ from gateway.peers import Peers, read_networks
 from gateway.problems import EXCEPTION_HANDLERS
 from gateway.settings import Settings
 from tests.auth.forging import NOW, forge, identity_key, is_id, issuer, verifier
+from tests.gateway.empty_log import empty_log
 from tests.gateway.serving import HOST, problem
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ async def client(peer: str | None = PROXY, *, on: bool = True) -> AsyncIterator[
         [who, change],
         middleware=[authentication],
         exception_handlers=EXCEPTION_HANDLERS,
+        state=empty_log(),
         openapi_config=None,
         logging_config=None,
     )

@@ -93,6 +93,17 @@ def test_only_one_header_is_believed() -> None:
     assert PEERS.client_address(scope(PROXY, **others)) == PROXY
 
 
+@pytest.mark.parametrize("peer", [PROXY, f"::ffff:{PROXY}", "2001:db8:7::9"])
+def test_named_proxy_is_known_by_its_socket_however_its_address_is_written(peer: str) -> None:
+    assert PEERS.is_named_proxy(scope(peer))
+
+
+@pytest.mark.parametrize("peer", [None, "", "/run/passline.sock", "198.51.100.1", "2001:db8:8::9"])
+def test_nothing_that_a_stranger_writes_makes_it_a_named_proxy(peer: str | None) -> None:
+    assert not PEERS.is_named_proxy(scope(peer, PROXY, forwarded=f"for={PROXY}", x_real_ip=PROXY))
+    assert not Peers().is_named_proxy(scope(peer))
+
+
 def test_who_has_no_address_counts_for_none() -> None:
     assert PEERS.client_address(scope(None, "198.51.100.1")) == ""
     assert PEERS.client_address(scope("", "198.51.100.1")) == ""

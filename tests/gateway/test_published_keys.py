@@ -88,6 +88,22 @@ async def test_token_of_a_key_that_the_issuer_does_not_have_is_a_401(
     assert len(provider.requests) == 2  # at the start, and once for all four
 
 
+async def test_token_of_a_key_that_was_withdrawn_is_refused_though_it_was_taken_before(
+    passline: Passline, provider: IdentityProvider, key: SigningJwk
+) -> None:
+    gateway = await passline.gateway(**by(provider), jwks_refresh_seconds=0.2)
+    token = key.sign(ISSUER, "ann", restaurants=OWNER)
+    assert (await rest(gateway, token)).status_code == 200
+    provider.publish(SigningJwk("k2"))
+
+    async def is_refused() -> bool:
+        return (await rest(gateway, token)).status_code == 401
+
+    await eventually(is_refused)
+    async with open_stream(kitchen(gateway, token)) as stream:
+        assert stream.status == 401
+
+
 @CORE
 async def test_while_the_issuer_was_never_reached_streams_are_refused_softly_and_others_by_503(
     passline: Passline, provider: IdentityProvider, key: SigningJwk

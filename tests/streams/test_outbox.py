@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,7 +20,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from streams import relay as relay_module
 from streams.backlog import (
     Backlog,
     Counts,
@@ -29,14 +31,16 @@ from streams.backlog import (
     retry,
     unpublished,
 )
-from streams.database import parse_url
+from streams.broker import connect
+from streams.credentials import inbox_prefix
+from streams.database import execute, parse_url, reading
 from streams.events import MalformedEvent, OrderAccepted, OrderPlaced, OrderPreparing, StaffAssigned, encode
 from streams.events import Role as StaffRole
 from streams.log import Log
 from streams.outbox import DEFAULT_NAME, Outbox, lane_of
 from streams.provision import provision
-from streams.publisher import Publisher
-from streams.relay import NothingPublished, Relay
+from streams.publisher import Publisher, Status
+from streams.relay import NothingPublished, Relay, RelayActive
 from tests.support.nats import SETTINGS, api, client, eventually
 
 if TYPE_CHECKING:
@@ -161,6 +165,13 @@ def test_struct_that_is_no_event_is_refused_when_it_is_added() -> None:
         assert not session.new
 
 
+def test_application_imports_neither_the_broker_nor_the_gateway() -> None:
+    asked = "import sys, streams.outbox; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert loaded.isdisjoint({"nats", "alembic", "asyncpg", "aiosqlite", "gateway", "auth", "litestar", "structlog"})
+
+
 def test_order_is_one_lane_whoever_is_said_to_own_it() -> None:
     assert lane_of(placed("o1", "a")) == lane_of(accepted("o1", "b", restaurant_id="r2")) == "orders.o1"
     assert lane_of(placed("o2", "a")) == "orders.o2"
@@ -203,9 +214,8 @@ def backlog(shop: Shop) -> Backlog:
     return Backlog(shop.engine, outbox, "publisher")
 
 
+@pytest.mark.parametrize("database_kind", ["postgresql"])  # SQLite has one writer at a time
 async def test_late_commit_of_an_early_id_is_not_passed_over(shop: Shop, backlog: Backlog) -> None:
-    if shop.engine.dialect.name == "sqlite":
-        return  # it has one writer at a time, so that ids are committed in their order
     async with AsyncSession(shop.application) as early, early.begin():
         outbox.add(early, placed("o1", "a"))
         await early.flush()
@@ -288,6 +298,10 @@ def relay_over(nc: Client, shop: Shop, user: BrokerUser = "publisher", *, keep_s
     )
 
 
+async def until_published(relay: Relay, count: int) -> None:
+    await eventually(lambda: relay.published >= count, within=15)
+
+
 @asynccontextmanager
 async def running(relay: Relay) -> AsyncIterator[None]:
     task = asyncio.create_task(relay.run())
@@ -368,12 +382,63 @@ async def test_order_of_each_order_is_kept_while_applications_add(
     async with relaying(log_server, shop) as relay, running(relay):
         await asyncio.gather(*(application(f"app{n}", orders[n::4]) for n in range(4)))
         total = sum(map(len, added.values()))
-        await eventually(lambda: relay.published == total, within=20)
+        await until_published(relay, total)
     entries = await log_of(log_server)
     in_log: dict[str, list[str]] = {order: [] for order in orders}
     for entry in entries:
         in_log[entry.subject.split(".")[3]].append(entry.headers["Nats-Msg-Id"])
     assert in_log == added
+
+
+async def test_order_of_transactions_that_lock_the_order_is_the_order_in_the_log(
+    shop: Shop, log_server: EmbeddedNats
+) -> None:
+    """Many at once for one order; who changes the order's row first is first."""
+    async with shop.application.begin() as connection:
+        await connection.execute(text("CREATE TABLE counter (value INTEGER)"))
+        await connection.execute(text("INSERT INTO counter VALUES (0)"))
+
+    async def change(times: int) -> None:
+        for _ in range(times):
+            async with AsyncSession(shop.application) as session, session.begin():
+                locked = await session.execute(text("UPDATE counter SET value = value + 1 RETURNING value"))
+                outbox.add(session, accepted("o1", f"e{locked.scalar_one()}"))
+
+    async with relaying(log_server, shop) as relay, running(relay):
+        await asyncio.gather(*(change(15) for _ in range(4)))
+        await until_published(relay, 60)
+    assert await ids_in(log_server) == [f"e{number}" for number in range(1, 61)]
+
+
+async def test_published_events_are_kept_for_a_time_and_their_ids_not_given_again(
+    shop: Shop, log_server: EmbeddedNats
+) -> None:
+    await add(shop, placed("o1", "a"), accepted("o2", "b", restaurant_id="r2"))
+    await drain(log_server, shop)
+    assert len(await rows(shop)) == 2
+    async with relaying(log_server, shop, keep_seconds=0) as relay:
+        await relay.drain()
+    assert await rows(shop) == []
+    await add(shop, accepted("o1", "c"))
+    (row,) = await rows(shop)
+    assert row.id == 3
+
+
+async def test_relay_commits_to_the_disk_whatever_the_database_does_otherwise(shop: Shop) -> None:
+    asked = "PRAGMA synchronous" if shop.engine.dialect.name == "sqlite" else "SHOW synchronous_commit"
+    async with reading(shop.engine) as connection:
+        assert str((await execute(connection, text(asked))).scalar_one()) in ("2", "on")
+
+
+async def test_draining_relay_gives_way_to_one_that_lives(
+    shop: Shop, log_server: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.relay.LEASE_SECONDS", 0)  # or it would wait for as long as a dead one's lease lasts
+    await add(shop, placed("o1", "a"))
+    async with relaying(log_server, shop) as active, relaying(log_server, shop) as late, running(active):
+        await eventually(lambda: active.published == 1)
+        with pytest.raises(RelayActive):
+            await late.drain()
 
 
 async def test_events_of_staff_are_relayed_by_the_user_that_may(shop: Shop, log_server: EmbeddedNats) -> None:
@@ -391,8 +456,8 @@ class Died(Exception):
 class DyingPublisher(Publisher):
     """Publishes, and then the process dies before anybody hears of it."""
 
-    async def publish(self, events: Sequence[Event]) -> list[Result]:
-        await super().publish(events)
+    async def publish(self, events: Sequence[Event], *, only_over: int | None = None) -> list[Result]:
+        await super().publish(events, only_over=only_over)
         raise Died
 
 
@@ -443,29 +508,64 @@ async def test_event_that_was_never_sent_is_published_after_its_relay_died(
 class PausedPublisher(Publisher):
     """Stands still, with its whole process, when it is about to publish."""
 
-    def __init__(
-        self, nc: Client, log: Log, known_owner: Any, paused: threading.Event, goes_on: threading.Event
-    ) -> None:
-        super().__init__(nc, log, known_owner)
+    def __init__(self, nc: Client, log: Log, known: Any, paused: threading.Event, goes_on: threading.Event) -> None:
+        super().__init__(nc, log, known)
         self.paused, self.goes_on = paused, goes_on
 
-    async def publish(self, events: Sequence[Event]) -> list[Result]:
+    async def publish(self, events: Sequence[Event], *, only_over: int | None = None) -> list[Result]:
         self.paused.set()
         assert self.goes_on.wait(20)
-        return await super().publish(events)
+        return await super().publish(events, only_over=only_over)
+
+
+class Way:
+    """Connections to a broker that can be cut."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @asynccontextmanager
+    async def to(self, server: EmbeddedNats) -> AsyncIterator[Way]:
+        address = server.address
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.append(writer)
+            try:
+                while data := await reader.read(65536):
+                    writer.write(data)
+            except OSError:
+                pass
+            writer.close()
+
+        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            onward = await asyncio.open_connection(address.host, address.port)
+            await asyncio.gather(carry(reader, onward[1]), carry(onward[0], writer))
+
+        listening = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+        self.port = listening.sockets[0].getsockname()[1]
+        async with listening:
+            yield self
+            self.cut()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
 
 async def test_relay_that_wakes_after_another_took_over_sends_nothing(
-    shop: Shop, empty_database: str, log_server: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, empty_database: str, log_server: EmbeddedNats
 ) -> None:
-    """It has claimed and not sent; when it wakes the broker has forgotten what the other one sent."""
-    monkeypatch.setattr(relay_module, "_BATCH_SECONDS", 0.05)
+    """It has claimed and not sent. When it wakes, the broker has forgotten what the other one sent, and has ended the
+    connection, which answered no ping.
+    """
     await add(shop, placed("o1", "a"), accepted("o1", "b"), placed("o2", "c"))
     paused, goes_on = threading.Event(), threading.Event()
 
-    async def one_that_is_paused() -> None:
+    async def one_that_is_paused(url: str) -> None:
         async with (
-            client(log_server, "publisher") as nc,
+            connect(url, name="paused", inbox_prefix=inbox_prefix("publisher"), on_closed=lambda: None) as nc,
             open_outbox(empty_database, DEFAULT_NAME, statement_seconds=5) as (engine, _),
         ):
             log = Log(nc)
@@ -475,20 +575,34 @@ async def test_relay_that_wakes_after_another_took_over_sends_nothing(
 
             with pytest.raises(NothingPublished):
                 await Relay(Backlog(engine, outbox, "publisher"), log, make, keep_seconds=3600).drain()
+            await eventually(lambda: nc.is_connected)  # whatever it held back would have been sent
 
-    thread = asyncio.create_task(asyncio.to_thread(asyncio.run, one_that_is_paused()))
-    await asyncio.to_thread(paused.wait, 10)
-    await expire_leases(shop)
-    async with relaying(log_server, shop) as active:
-        monkeypatch.setattr(relay_module, "_BATCH_SECONDS", 7)
-        await active.drain()
-        assert active.published == 3
-    await forget_message_ids(log_server)
-    stored = await ids_in(log_server)
-    goes_on.set()
-    await thread
+    async with Way().to(log_server) as way:
+        address = log_server.address
+        url = log_server.url("publisher").replace(f":{address.port}", f":{way.port}")
+        thread = asyncio.create_task(asyncio.to_thread(asyncio.run, one_that_is_paused(url)))
+        assert await asyncio.to_thread(paused.wait, 10)
+        await expire_leases(shop)
+        assert await drain(log_server, shop) == 3
+        await forget_message_ids(log_server)
+        stored = await ids_in(log_server)
+        way.cut()
+        goes_on.set()
+        await thread
     assert await ids_in(log_server) == stored
     assert [row.sequence for row in await rows(shop)] == [1, 2, 3]
+
+
+async def test_nothing_is_sent_when_the_connection_is_a_later_one(log_server: EmbeddedNats) -> None:
+    async with client(log_server, "publisher") as nc:
+        publisher = Publisher(nc, Log(nc), nobody_known)
+        results = await publisher.publish([placed("o1", "a"), placed("o2", "b")], only_over=publisher.connection - 1)
+    assert [result.status for result in results] == [Status.NOT_ATTEMPTED] * 2
+    assert await ids_in(log_server) == []
+
+
+async def nobody_known(_: str) -> None:
+    return None
 
 
 async def test_repeated_event_is_told_from_others_under_its_subject(shop: Shop, log_server: EmbeddedNats) -> None:
@@ -559,8 +673,24 @@ async def test_broker_that_is_away_is_waited_for(shop: Shop, start_nats: Any, lo
         await eventually(lambda: relay.halted is not None, within=15)
         async with client(empty, "admin") as admin:
             await provision(admin, SETTINGS)
-        await eventually(lambda: relay.published == 2, within=15)
+        await until_published(relay, 2)
     assert await ids_in(empty) == ["a", "b"]
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"])
+async def test_database_that_is_away_is_waited_for(shop: Shop, log_server: EmbeddedNats) -> None:
+    """Its connections end in the middle of everything, again and again."""
+    async with relaying(log_server, shop) as relay, running(relay):
+        for number in range(30):
+            await add(shop, placed(f"o{number % 3}", f"e{number}"))
+            async with shop.application.begin() as connection:
+                ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'passline'"
+                await connection.execute(text(ours))
+            if number % 10 == 0:
+                await until_published(relay, number + 1)
+        await until_published(relay, 30)
+    assert sorted(await ids_in(log_server)) == sorted(f"e{number}" for number in range(30))
+    assert [row.attempts > 0 for row in await rows(shop)] == [True] * 30
 
 
 async def test_second_relay_takes_over_when_the_first_one_ends(shop: Shop, log_server: EmbeddedNats) -> None:

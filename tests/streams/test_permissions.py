@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from streams import broker
 from streams.broker import request
 from streams.credentials import ROLES, inbox_prefix
+from streams.entry import judge
+from streams.events import Role as StaffRole
+from streams.events import StaffAssigned, encode
 from streams.log import EVENTS, Log
 from streams.provision import DEAD
 from tests.support.nats import PLACED, api, client, eventually, publish
@@ -34,16 +38,41 @@ NOBODY = (
     *("$JS.API.STREAM.DELETE.DEAD", "$JS.API.STREAM.SNAPSHOT.EVENTS", "$JS.API.STREAM.RESTORE.EVENTS"),
     *("$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.d"),
     *("$JS.ACK.EVENTS.c.1.1.1.1.0", "$SYS.REQ.SERVER.PING", "_INBOX_someone.x", "anything"),
+    *("$JS.API.STREAM.DELETE.COMMANDS", "$JS.API.STREAM.PURGE.COMMANDS", "$JS.API.STREAM.MSG.DELETE.IDEMPOTENCY"),
 )
+TAKING = (
+    *("$JS.API.CONSUMER.CREATE.COMMANDS.s", "$JS.API.CONSUMER.DURABLE.CREATE.COMMANDS.s"),
+    *("$JS.API.CONSUMER.INFO.COMMANDS.s", "$JS.API.CONSUMER.MSG.NEXT.COMMANDS.s", "$JS.ACK.COMMANDS.s.1.1.1.1.0"),
+)
+ONE_COMMAND = "$JS.API.STREAM.MSG.GET.COMMANDS"
+GIVING_UP = (ONE_COMMAND, "$JS.API.STREAM.MSG.DELETE.COMMANDS")
+ONE_KEY = "$JS.API.STREAM.MSG.GET.IDEMPOTENCY"
+SENDING = ("commands.r.o.accept", "idempotency.k", ONE_KEY)
 PROVISIONING = ("$JS.API.STREAM.CREATE.EVENTS", "$JS.API.STREAM.UPDATE.EVENTS", "$JS.API.STREAM.UPDATE.DEAD")
 SUBJECTS = ("orders.r.c.o.E", "carts.c.E", "workflows.w.E", "finance.r.E", "coupons.c.E", "access.r.E", "dead.e-1")
 
 MAY_NOT_PUBLISH: dict[Role, tuple[str, ...]] = {
-    "publisher": ("access.r.E", "dead.e-1", "passline.x", *MORE_READS, *PROVISIONING),
-    "access": (*(s for s in SUBJECTS if s != "access.r.E"), "passline.x", *MORE_READS, *PROVISIONING),
-    "gateway": ("dead.e-1", *PROVISIONING),
-    "worker": (*(s for s in SUBJECTS if s not in ("orders.r.c.o.E", "dead.e-1")), "passline.x", *PROVISIONING),
-    "admin": (*SUBJECTS, "passline.x", *(s for s in READS if s != "$JS.API.STREAM.INFO.EVENTS")),
+    "publisher": (
+        *("workflows.w.WorkflowBound", "access.r.E", "dead.e-1", "passline.x"),
+        *(*MORE_READS, *PROVISIONING, *SENDING, *TAKING, *GIVING_UP),
+    ),
+    "access": (
+        *(s for s in SUBJECTS if s != "access.r.E"),
+        *("passline.x", *MORE_READS, *PROVISIONING, *SENDING, *TAKING, *GIVING_UP),
+    ),
+    "orders": (
+        *(s for s in SUBJECTS if s != "orders.r.c.o.E"),
+        *("passline.x", *MORE_READS, *PROVISIONING, *SENDING, *GIVING_UP),
+    ),
+    "gateway": ("dead.e-1", *PROVISIONING, *TAKING, *GIVING_UP),
+    "worker": (
+        *(s for s in SUBJECTS if s not in ("orders.r.c.o.E", "dead.e-1")),
+        *("passline.x", *PROVISIONING, *SENDING, *TAKING),
+    ),
+    "admin": (
+        *(*SUBJECTS, "passline.x", *(s for s in READS if s != "$JS.API.STREAM.INFO.EVENTS")),
+        *(*SENDING, *TAKING, *GIVING_UP),
+    ),
 }
 
 
@@ -87,7 +116,7 @@ async def test_user_may_listen_to_nothing_but_its_own_inboxes(
     log_server: EmbeddedNats, refusals: Refusals, role: Role
 ) -> None:
     inboxes = [f"{inbox_prefix(other)}.>" for other in ROLES if other != role]
-    forbidden = [*inboxes, "_INBOX.>", ">", "*.>", "orders.>", "access.>", "dead.>", "$JS.>", "$SYS.>"]
+    forbidden = [*inboxes, "_INBOX.>", ">", "*.>", "orders.>", "access.>", "dead.>", "commands.>", "$JS.>", "$SYS.>"]
     async with client(log_server, role) as nc:
         for subject in forbidden:
             await nc.subscribe(subject)
@@ -101,6 +130,7 @@ async def test_user_may_listen_to_nothing_but_its_own_inboxes(
     [
         ("publisher", ["orders.r.c.o.E", "carts.c.E", "workflows.w.E", "finance.r.E", "coupons.c.E"]),
         ("access", ["access.r.E"]),
+        ("orders", ["orders.r.c.o.E"]),
         ("gateway", [subject for subject in SUBJECTS if not subject.startswith("dead")]),
         ("worker", ["orders.r.c.o.E", "dead.e-1"]),
     ],
@@ -127,6 +157,30 @@ async def test_publisher_may_look_up_what_stands_in_the_log(
         assert second.data == b'{"second":2}'
         assert await log.next_match(2, subject) is None
     assert refusals.told == []
+
+
+async def test_answer_to_a_look_up_is_no_event_wherever_it_is_sent(log_server: EmbeddedNats) -> None:
+    """Who asks chooses the subject of the answer: it must not become a fact that this user may not publish."""
+    owner = StaffAssigned(
+        event_id="a",
+        occurred_on_utc=datetime(2026, 11, 20, tzinfo=UTC),
+        restaurant_id="r1",
+        subject="me",
+        role=StaffRole.OWNER,
+    )
+    async with client(log_server, "publisher") as nc, client(log_server, "gateway") as gateway:
+        await publish(nc, PLACED, encode(owner))
+        await nc.publish("$JS.API.STREAM.MSG.GET.EVENTS", b'{"seq":1}', reply=owner.log_subject())
+        log = Log(gateway)
+
+        async def is_stored() -> bool:
+            return (await log.state()).last == 2
+
+        await eventually(is_stored)
+        answer = await log.get(2)
+        assert answer is not None
+        assert answer.subject == owner.log_subject()
+        assert judge(answer.sequence, answer.time, answer.subject, answer.data).event is None
 
 
 @pytest.mark.parametrize("role", ["gateway", "worker"])

@@ -56,4 +56,6 @@ def sample(name: str = "OrderPlaced", /, **changed: Any) -> dict[str, Any]:
         body |= _REQUIRED[name]
     else:
         body |= _ORDER if name in ORDER_EVENTS else _CART
+    if name == "TokenRevoked" and "subject" in changed:
+        del body["jti"]  # it names one of them
     return body | changed

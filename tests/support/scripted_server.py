@@ -52,6 +52,10 @@ class Exchange:
         self._reader = reader
         self._writer = writer
 
+    async def body(self) -> bytes:
+        """What the request carries, by its length."""
+        return await self._reader.readexactly(int(self.request.headers.get("content-length", "0")))
+
     async def send(self, data: bytes) -> None:
         """Raises ConnectionError: the client has gone."""
         self._writer.write(data)

@@ -15,6 +15,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_orders_customer_key_is_open_first_sequence", "orders", ["customer_key", "is_open", "first_sequence"]
     )
+    op.create_table(
+        "token_revocations",
+        sa.Column("name", sa.String(256), nullable=False),
+        sa.Column("is_subject", sa.Boolean(), nullable=False),
+        sa.Column("revoked_at", sa.Double(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "is_subject", name="pk_token_revocations"),
+    )
     op.add_column("orders", sa.Column("delivered_log_time", sa.Double()))
     op.create_table(
         "guest_passes",
@@ -58,6 +66,36 @@ def upgrade() -> None:
     )
     op.create_index("ix_alarms_due_alarm_raised_since", "alarms_due", ["alarm", "raised", "since"])
     op.create_index("ix_alarms_due_alarm_raised_promised", "alarms_due", ["alarm", "raised", "promised"])
+    op.create_table(
+        "workflows",
+        sa.Column("correlation_id", sa.String(64), nullable=False),
+        sa.Column("bound_to", sa.String(64)),
+        sa.Column("accepted_for", sa.String(64)),
+        sa.Column("status", sa.String(16)),
+        sa.Column("order_id", sa.Text()),
+        sa.Column("first_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("last_time", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("correlation_id", name="pk_workflows"),
+    )
+    op.create_index("ix_workflows_last_time", "workflows", ["last_time"])
+    op.create_table(
+        "team_carts",
+        sa.Column("team_cart_id", sa.String(64), nullable=False),
+        sa.Column("status", sa.String(32), nullable=False),
+        sa.Column("host_key", sa.String(64)),
+        sa.Column("members", sa.Text(), nullable=False),
+        sa.Column("items", sa.Text(), nullable=False),
+        sa.Column("total", sa.Text()),
+        sa.Column("expires_at", sa.BigInteger()),
+        sa.Column("order_id", sa.String(64)),
+        sa.Column("restaurant_id", sa.String(64)),
+        sa.Column("first_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("last_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("last_time", sa.Double(), nullable=False),
+        sa.Column("applied", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("team_cart_id", name="pk_team_carts"),
+    )
+    op.create_index("ix_team_carts_last_time", "team_carts", ["last_time"])
     op.create_table(
         "attended_orders",
         sa.Column("order_id", sa.String(64), nullable=False),

@@ -1,0 +1,218 @@
+"""The AsyncAPI document: it is one, and what a gateway really sends is what it says."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+import pytest
+
+from gateway.asyncapi import document, json_schemas, subject_of
+from gateway.who_may import AUDIENCES
+from streams.events import EVENT_TYPES, decode
+from streams.matrix import FACTS, MATRIX
+from streams.topics import Audience
+from tests.streams.test_leaks import Markers
+from tests.support.nats import publish
+from tests.support.samples import sample
+from tests.support.sse_client import StreamRequest, open_stream
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Rest
+    from tests.support.event_stream import Block
+    from tests.support.gateway import Passline, RunningGateway
+    from tests.support.sse_client import SseStream
+
+SPECIFICATION = (
+    Path(__file__).parents[1]
+    / "interop/node_modules/@asyncapi/specs/schemas"
+    / f"{document()['asyncapi']}-without-$id.json"
+)
+TOLD = [name for name, event in EVENT_TYPES.items() if event not in FACTS]
+OF_A_STREAM = {audience.value for audience in Audience}
+
+IDS: dict[str, Any] = {
+    "orderId": "o1",
+    "restaurantId": "r1",
+    "customerId": "c1",
+    "teamCartId": "t1",
+    "memberId": "m1",
+    "correlationId": "w1",
+    "userId": "u1",
+    "couponId": "k1",
+    "target": "Both",
+}
+"""Everything is of one order, one cart and so on, and told to everybody who may be told."""
+
+
+@pytest.fixture
+def database_kind() -> str:
+    """No answer of a database is looked at here."""
+    return "sqlite"
+
+
+def resolved(told: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        reference, node = node["$ref"], told
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+    return node
+
+
+def closed(node: Any) -> Any:
+    """A schema by which an object has no field that it does not name."""
+    if isinstance(node, list):
+        return [closed(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    extra = {"additionalProperties": False} if "properties" in node and node.get("type") == "object" else {}
+    return {name: closed(value) for name, value in node.items()} | extra
+
+
+class Messages:
+    """What the document says of one channel's messages."""
+
+    def __init__(self, told: dict[str, Any], channel: str) -> None:
+        self.names = set(told["channels"][channel]["messages"])
+        components = {"schemas": closed(told["components"]["schemas"])}
+        self._validators = {
+            name: jsonschema_rs.validator_for(
+                {**closed(resolved(told, message)["payload"]), "components": components}, validate_formats=True
+            )
+            for name, message in told["channels"][channel]["messages"].items()
+        }
+
+    def check(self, name: str, payload: object) -> None:
+        assert name in self.names, f"{name} is not among the channel's messages"
+        wrong = [str(error) for error in self._validators[name].iter_errors(payload)]
+        assert not wrong, (name, payload, wrong)
+
+
+def test_document_is_valid_by_the_schema_of_the_specification() -> None:
+    specification = json.loads(SPECIFICATION.read_text())
+    wrong = [
+        (each.instance_path, each.message)
+        for each in jsonschema_rs.validator_for(specification).iter_errors(document())
+    ]
+    assert wrong == []
+
+
+def test_every_reference_leads_somewhere() -> None:
+    told = document()
+
+    def look(node: Any) -> None:
+        if isinstance(node, dict):
+            resolved(told, node)
+            node = list(node.values())
+        if isinstance(node, list):
+            for each in node:
+                look(each)
+
+    look(told)
+
+
+def test_json_schemas_are_one_valid_schema_of_every_event_and_view() -> None:
+    told = json_schemas()
+    jsonschema_rs.meta.validate(told)
+    wanted = {cell.view_type.__name__ for row in MATRIX.values() for cell in row.told.values()}
+    assert wanted | set(EVENT_TYPES) | {"OrderCommand"} <= set(told["$defs"])
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_address_of_an_event_is_the_subject_that_it_stands_under(name: str) -> None:
+    event = decode(json.dumps(Markers().body(name, **(IDS if name in TOLD else {}))).encode())
+    ids = {
+        each: getattr(event, each)
+        for each in ("restaurant_id", "order_id", "team_cart_id", "correlation_id")
+        if hasattr(event, each)
+    }
+    ids |= {each: getattr(event, each, "") for each in ("customer_key", "coupon_id")}
+    ids["revoked"] = getattr(event, "jti", "")
+    assert subject_of(type(event)).format_map(ids) == event.log_subject()
+    assert document()["channels"][f"EVENTS.{name}"]["address"] == subject_of(type(event))
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_schema_of_an_event_takes_what_the_gateway_takes(name: str) -> None:
+    messages = Messages(document(), f"EVENTS.{name}")
+    messages.check(name, sample(name))
+    messages.check(name, Markers().body(name))
+    with pytest.raises(AssertionError):
+        messages.check(name, {"type": name})
+
+
+async def test_gateway_serves_the_document_to_anybody(rest: Rest) -> None:
+    answer = await rest.http.get("/schema/asyncapi.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/vnd.aai.asyncapi+json;version=3.0.0"
+    assert answer.json() == document()
+
+
+# -- What is really sent -----------------------------------------------------------------------------------------------
+
+
+def request_of(gateway: RunningGateway, audience: Audience) -> StreamRequest:
+    """A request of somebody's who may, at the document's address."""
+    subject, claims = {
+        Audience.RESTAURANT: ("owner", {"restaurants": {"r1": "owner"}}),
+        Audience.PARTNER: ("owner", {"restaurants": {"r1": "owner"}}),
+        Audience.FINANCE: ("owner", {"restaurants": {"r1": "owner"}}),
+        Audience.ORDER: ("c1", {}),
+        Audience.CUSTOMER: ("c1", {}),
+        Audience.COUPON: ("marketer", {"scopes": ["marketing:read"]}),
+        Audience.MARKETING: ("marketer", {"scopes": ["marketing:read"]}),
+    }[audience]
+    ids = {"restaurant_id": "r1", "order_id": "o1", "customer_key": "c1", "coupon_id": "k1"}
+    address = document()["channels"][audience]["address"].format_map(ids)
+    return StreamRequest(gateway.url + address, token=gateway.token(subject, **claims))
+
+
+async def publish_everything(passline: Passline) -> None:
+    """Every event that anybody is told of: with its required fields alone, and with all that it may say."""
+    for name in TOLD:
+        for suffix, body in (("little", sample(name)), ("all", Markers().body(name))):
+            ids = {field: value for field, value in IDS.items() if field in body or field == "target"}
+            event = decode(json.dumps(body | ids | {"eventId": f"{name}-{suffix}"}).encode())
+            headers = {"Nats-Msg-Id": event.event_id}
+            await publish(
+                passline.nc, event.log_subject(), json.dumps(body | ids | {"eventId": event.event_id}).encode(), headers
+            )
+
+
+async def read_until(stream: SseStream, names: set[str]) -> list[Block]:
+    """Blocks, until there were all of the names twice; a heartbeat is a block without a name."""
+    blocks: list[Block] = []
+    while any(sum(block.event == name for block in blocks) < 2 for name in names):
+        block = await stream.next_block()
+        assert block is not None
+        blocks.append(block)
+    return blocks
+
+
+async def test_everything_that_a_gateway_sends_is_as_the_document_says(passline: Passline) -> None:
+    told = document()
+    gateway = await passline.gateway(show_platform_fee=True)
+    last = await publish(
+        passline.nc, "orders.r1.c1.o1.OrderPlaced", json.dumps(sample("OrderPlaced", eventId="first")).encode()
+    )
+    assert last["seq"] == 1
+    channels = [audience for audience in Audience if audience in told["channels"] and audience is not Audience.GUEST]
+    async with AsyncExitStack() as stack:
+        streams = {each: await stack.enter_async_context(open_stream(request_of(gateway, each))) for each in channels}
+        for stream in streams.values():
+            assert stream.status == 200
+        await publish_everything(passline)
+        for audience, stream in streams.items():
+            messages = Messages(told, audience)
+            wanted = {cell.name for row in MATRIX.values() if (cell := row.told.get(audience)) is not None}
+            assert wanted <= messages.names
+            for block in await read_until(stream, wanted):
+                messages.check(block.event or "heartbeat", json.loads(block.data or "null"))
+
+
+def test_every_audience_has_a_policy_and_a_channel() -> None:
+    assert set(AUDIENCES) == set(Audience)
+    assert set(document()["channels"]) >= OF_A_STREAM

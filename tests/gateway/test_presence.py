@@ -1,0 +1,250 @@
+"""Who is connected anywhere: two gateway processes on one broker, asked over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.process import PRESENCE_PER_SECOND
+from streams.presence import ask_attendance
+from streams.subscriber import Grant, Subscriber
+from streams.topics import guest_feed, partner_feed
+from tests.gateway.serving import problem
+from tests.support.delivery import Recorder
+from tests.support.logs import append_order
+from tests.support.nats import client, eventually
+from tests.support.sse_client import SseStream, StreamRequest, open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from streams.topics import Feed
+    from tests.gateway.conftest import Rest
+    from tests.support.gateway import RunningGateway
+
+DEVICES = "/restaurants/r1/devices"
+WATCHERS = "/orders/o1/watchers"
+
+
+@pytest.fixture
+def database_kind() -> str:
+    """Presence is in no database."""
+    return "sqlite"
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """What is open until the test ends."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def other(rest: Rest) -> RunningGateway:
+    """A second process, which the first one has heard of."""
+    other = await rest.passline.gateway()
+    gateways = (rest.gateway.gateway, other.gateway)
+    await eventually(lambda: all(len(each.presence.alive) == 2 for each in gateways))
+    return other
+
+
+async def opened(stack: AsyncExitStack, request: StreamRequest) -> SseStream:
+    stream = await stack.enter_async_context(open_stream(request))
+    await stream.next_event("stream.opened")
+    return stream
+
+
+def pass_holder(gateway: RunningGateway, subject: str, feed: Feed) -> Subscriber:
+    """A stream of somebody who has a pass."""
+    hub = gateway.gateway.hub
+    subscriber = Subscriber(Recorder(), [feed], hub.head, Grant(hub.frames.epoch, hub.head, subject=subject))
+    hub.subscribe(subscriber, b"")
+    return subscriber
+
+
+def owner(rest: Rest) -> dict[str, str]:
+    return rest.bearer("boss", restaurants={"r1": "owner"})
+
+
+async def asked(rest: Rest, path: str, headers: dict[str, str]) -> Any:
+    response = await rest.get(path, headers)
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    return response.json()
+
+
+async def test_stream_at_another_process_is_seen_until_it_ends(
+    rest: Rest, other: RunningGateway, stack: AsyncExitStack
+) -> None:
+    began = dt.datetime.now(dt.UTC)
+    kitchen = await opened(stack, other.kitchen("r1"))
+    await opened(stack, other.kitchen("r2"))
+    answer = await asked(rest, DEVICES, owner(rest))
+    (device,) = answer.pop("devices")
+    assert answer == {"restaurantId": "r1", "connected": 1, "processes": 2, "complete": True}
+    since = dt.datetime.fromisoformat(device.pop("connectedSince"))
+    assert since.tzinfo == dt.UTC
+    assert abs(since - began) < dt.timedelta(seconds=10)
+    assert device == {
+        "kind": "staff",
+        "subject": "owner-of-r1",
+        "roles": [],
+        "topics": ["restaurants/r1"],
+        "behind": 0,
+        "paused": False,
+    }
+    kitchen.close()
+    await eventually(lambda: len(other.gateway.hub) == 1)
+    assert (await asked(rest, DEVICES, owner(rest)))["devices"] == []
+
+
+async def test_people_are_told_with_their_roles_and_devices_without_a_subject(
+    rest: Rest, other: RunningGateway, stack: AsyncExitStack
+) -> None:
+    await rest.happened(
+        rest.staff_event("StaffAssigned", "ann", role="staff"), rest.staff_event("StaffAssigned", "ann", role="finance")
+    )
+    topics = "topic=restaurants/r2&topic=partners/r1&topic=restaurants/r1"
+    token = rest.gateway.token("ann", restaurants={"r2": "owner"})
+    await opened(stack, StreamRequest(f"{rest.gateway.url}/api/v1/events?{topics}", token=token))
+    pass_holder(other, "device:r1:till", partner_feed("r1"))
+    ann, till = (await asked(rest, DEVICES, rest.bearer("ann")))["devices"]
+    assert (ann["subject"], ann["roles"], ann["topics"]) == (
+        "ann",
+        ["finance", "staff"],
+        ["partners/r1", "restaurants/r1"],
+    )
+    assert (till["kind"], till["deviceId"], till["topics"]) == ("device", "till", ["partners/r1"])
+    assert "subject" not in till
+    assert "roles" not in till
+
+
+async def test_client_that_does_not_read_is_told_as_paused_and_behind(
+    rest: Rest, other: RunningGateway, stack: AsyncExitStack
+) -> None:
+    slow = await opened(stack, other.kitchen("r1", receive_buffer=4096))
+    items = [{"name": "x" * 500, "quantity": 1}] * 20
+    subscriber = next(iter(other.gateway.hub._subscribers))
+    number = 0
+    while not subscriber.paused:
+        await append_order(rest.passline.nc, f"e{number}", kind="OrderPlaced", items=items)
+        number += 1
+        await asyncio.sleep(0)
+    paused_at = other.gateway.hub.head
+    for _ in range(3):
+        last = await append_order(rest.passline.nc, f"e{number}", restaurant="r2")
+        number += 1
+    await eventually(lambda: other.gateway.hub.head == last)
+    (device,) = (await asked(rest, DEVICES, owner(rest)))["devices"]
+    assert device["paused"]
+    assert device["behind"] == last - subscriber.position >= last - paused_at == 3
+    while not subscriber.live:
+        await slow.read()
+    (device,) = (await asked(rest, DEVICES, owner(rest)))["devices"]
+    assert (device["behind"], device["paused"]) == (0, False)
+
+
+async def test_process_that_hangs_does_not_hang_the_answer(rest: Rest, stack: AsyncExitStack) -> None:
+    """It was there a moment ago, and says nothing now."""
+    await opened(stack, rest.gateway.kitchen("r1"))
+    await rest.passline.nc.publish("passline.presence.alive", b'{"process":"hung"}')
+    await eventually(lambda: "hung" in rest.gateway.gateway.presence.alive)
+    async with asyncio.timeout(5):
+        answer = await asked(rest, DEVICES, owner(rest))
+    assert (answer["connected"], answer["processes"], answer["complete"]) == (1, 1, False)
+
+
+async def test_process_that_ends_is_missed_by_nobody(rest: Rest, other: RunningGateway) -> None:
+    await other.gateway.presence._announce("ends")
+    await eventually(lambda: len(rest.gateway.gateway.presence.alive) == 1)
+
+
+async def test_attendance_is_asked_of_every_process(rest: Rest, other: RunningGateway, stack: AsyncExitStack) -> None:
+    await opened(stack, rest.gateway.kitchen("r1"))
+    left = await opened(stack, other.kitchen("r2"))
+    left.close()
+    await eventually(lambda: len(other.gateway.hub) == 0)
+    async with client(rest.passline.server, "worker") as worker:
+        latest = await ask_attendance(worker, {"r1", "r2", "r3"}, seconds=5)
+    assert latest["r3"] is None
+    assert 0 < (latest["r2"] or 0) < (latest["r1"] or 0)
+
+
+async def test_watchers_of_an_order_are_counted_in_every_process(
+    rest: Rest, other: RunningGateway, stack: AsyncExitStack
+) -> None:
+    await rest.happened(rest.event("OrderPlaced"), rest.event("OrderPlaced", "o2", customer="c2"))
+    for gateway in (rest.gateway, other):
+        await opened(stack, gateway.customer("o1"))
+        await opened(stack, gateway.customer("o2", "c2"))
+    await opened(stack, other.kitchen("r1"))
+    await opened(stack, other.stream("customers/c1", other.token("c1")))
+    pass_holder(rest.gateway, "guest:p1", guest_feed("o1", "r1", "c1"))
+    for headers in (owner(rest), rest.bearer("c1")):
+        assert await asked(rest, WATCHERS, headers) == {
+            "orderId": "o1",
+            "restaurant": 1,
+            "customer": 3,
+            "guests": 1,
+            "processes": 2,
+            "complete": True,
+        }
+
+
+async def test_who_may_ask(rest: Rest) -> None:
+    await rest.happened(
+        rest.event("OrderPlaced"),
+        rest.event("OrderPlaced", "o2", restaurant="r2"),
+        rest.staff_event("StaffAssigned", "ann", role="staff"),
+        rest.staff_event("StaffAssigned", "bob", role="finance"),
+        rest.staff_event("StaffAssigned", "cid", role="owner"),
+        rest.staff_event("StaffAssigned", "cid", role="owner", restaurant="r2"),
+        rest.staff_event("StaffRevoked", "cid"),
+    )
+    everything = ["events:publish", "access:publish", "marketing:read", "orders:command", "courier"]
+    askers = {
+        "owner": owner(rest),
+        "staff": rest.bearer("ann"),
+        "finance": rest.bearer("bob"),
+        "staff of another restaurant": rest.bearer("cid"),
+        "customer": rest.bearer("c1"),
+        "another customer": rest.bearer("c2"),
+        "service": rest.bearer("service", scopes=everything),
+        "nobody": {},
+    }
+    allowed = {
+        who: tuple([(await rest.get(path, headers)).status_code for path in (DEVICES, WATCHERS)])
+        for who, headers in askers.items()
+    }
+    assert allowed == {
+        "owner": (200, 200),
+        "staff": (200, 200),
+        "finance": (403, 403),
+        "staff of another restaurant": (403, 403),
+        "customer": (403, 200),
+        "another customer": (403, 403),
+        "service": (403, 403),
+        "nobody": (401, 401),
+    }
+
+
+async def test_who_asks_too_often_is_told_to_wait(rest: Rest) -> None:
+    answers = await asyncio.gather(*[rest.get(DEVICES, owner(rest)) for _ in range(4 * PRESENCE_PER_SECOND)])
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(refused) >= len(answers) / 4
+    assert problem(refused[0])["type"] == "urn:passline:problem:rate-exceeded"
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(429, "1")}
+    assert (await rest.get(DEVICES, rest.bearer("another", restaurants={"r1": "owner"}))).status_code == 200
+
+
+async def test_nobody_is_known_to_be_connected_while_the_broker_is_away(rest: Rest) -> None:
+    headers = owner(rest)
+    assert (await rest.get(DEVICES, headers)).status_code == 200
+    with rest.hung_broker():
+        response = await rest.get(DEVICES, headers)
+    assert problem(response)["status"] == 503
+    assert 1 <= int(response.headers["retry-after"]) <= 3
