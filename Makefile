@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-system bench bench-quick check format lock wheel clean
+.PHONY: help run test test-system bench bench-quick check docs format lock wheel clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,16 @@ bench-quick: $(VENV)/.dev ## The same with fewer runs and smaller sizes: 2 minut
 	deploy/install-bench-packages
 	$(BIN)/python -m bench --quick $(ARGS)
 
-check: $(VENV)/.dev ## Lint, types, import rules
+check: $(VENV)/.dev ## Lint, types, import rules, generated documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/passline schema topics | diff -u docs/topics.md - # else: make docs
+
+docs: $(VENV)/.dev ## Write docs/topics.md anew, from the code
+	$(BIN)/passline schema topics > docs/topics.md.new
+	@mv docs/topics.md.new docs/topics.md
 
 format: $(VENV)/.dev ## Mend what the linter can
 	$(BIN)/ruff format .

@@ -18,7 +18,6 @@ from gateway.json_schemas import JsonSchema, in_one_line, schemas_of
 from gateway.routes import streams as stream_routes
 from gateway.stream_messages import CONTROL, SIGNAL, SIGNALLED_AUDIENCES, STATES, StreamMessage
 from gateway.who_may import AUDIENCES as WHO_MAY
-from gateway.who_may import said_of
 from streams.commands import OrderCommand
 from streams.events import EVENT_TYPES, Command, Event
 from streams.matrix import MATRIX
@@ -186,11 +185,11 @@ def _streams(payloads: _Payloads) -> Iterator[Described]:
         if address is None:
             continue
         topic = f"`{kind}`" if kind is TopicKind.MARKETING else f"`{kind}/<id>`"
-        policies = " Or: ".join(said_of(each) for each in WHO_MAY.get(audience, ()))
+        who = "; ".join(rule.who for rule in WHO_MAY[audience])
         channel = {
             "address": address,
             "title": f"{topic} for {audience}",
-            "description": policies,
+            "description": f"For {who}.",
             "servers": [{"$ref": "#/servers/gateway"}],
             "parameters": _parameters(address),
         }

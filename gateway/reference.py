@@ -12,7 +12,7 @@ from auth import policies
 from gateway.asyncapi import API, address_of, kind_of, subject_of
 from gateway.json_schemas import JsonSchema, in_one_line, schemas_of
 from gateway.stream_messages import CONTROL, SIGNAL, SIGNALLED_AUDIENCES, STATES
-from gateway.who_may import AUDIENCES, OPEN, ROUTES, Policy, said_of
+from gateway.who_may import AUDIENCES, OPEN, ROUTES, Policy, Rule
 from streams.events import EVENT_TYPES, Event, OrderEvent
 from streams.matrix import FACTS, MATRIX, Row
 from streams.topics import Audience, TopicKind
@@ -55,8 +55,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
         yield f"| {' | '.join(each.replace('|', chr(92) + '|') for each in row)} |"
 
 
-def _names(of: Iterable[Policy]) -> str:
-    return " or ".join(f"`{each.__name__}`" for each in of)
+def _who(rules: Iterable[Rule]) -> str:
+    return "; ".join(f"{rule.who} (`{rule.policy.__name__}`)" for rule in rules)
 
 
 # -- Topics, routes, policies ------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def _names(of: Iterable[Policy]) -> str:
 def _topics() -> Iterator[str]:
     yield "## Topics"
     yield ""
-    yield "An audience is shown a topic in its own views. An order has two: its customer, and who has a guest pass for it."
+    yield "Each audience is shown a topic in its own views. An order has two: its customer, and guests with a pass."
     yield ""
     yield from _table(
         ("topic", "audience", "stream", "who may", "snapshot"), (_topic(audience) for audience in Audience)
@@ -80,7 +80,7 @@ def _topic(audience: Audience) -> tuple[str, ...]:
         f"`{topic}`",
         f"`{audience}`",
         f"`GET {address_of(kind)}`",
-        _names(AUDIENCES[audience]),
+        _who(AUDIENCES[audience]),
         f"`{state[0]}`" if state else "none",
     )
 
@@ -90,7 +90,7 @@ def _routes() -> Iterator[str]:
     yield ""
     yield f"Below `{API}`. What no policy allows is refused."
     yield ""
-    named = ((f"`{route}`", _names(of)) for route, of in ROUTES.items())
+    named = ((f"`{route}`", _who(of)) for route, of in ROUTES.items())
     yield from _table(("endpoint", "who may"), chain(named, ((f"`{route}`", why) for route, why in OPEN.items())))
 
 
@@ -99,9 +99,16 @@ def _policies() -> Iterator[str]:
     yield ""
     yield "Functions of `auth.policies`: each is handed the claims of a token or pass, and facts of the log."
     yield ""
-    asked = dict.fromkeys(chain.from_iterable((*AUDIENCES.values(), *ROUTES.values())))
-    in_order = sorted(asked, key=list(vars(policies).values()).index)
-    yield from _table(("policy", "what it says"), ((f"`{each.__name__}`", said_of(each)) for each in in_order))
+    rules = chain.from_iterable((*AUDIENCES.values(), *ROUTES.values()))
+    by_policy: dict[Policy, dict[str, Rule]] = {}
+    for rule in rules:
+        by_policy.setdefault(rule.policy, {})[rule.who] = rule
+    in_order = [each for each in vars(policies).values() if callable(each) and each in by_policy]
+    rows = (
+        (f"`{each.__name__}`", "; ".join(by_policy[each]), next(iter(by_policy[each].values())).how)
+        for each in in_order
+    )
+    yield from _table(("policy", "lets through", "in its own words"), rows)
 
 
 # -- The matrix --------------------------------------------------------------------------------------------------------
@@ -110,8 +117,8 @@ def _policies() -> Iterator[str]:
 def _matrix() -> Iterator[str]:
     yield "## The matrix"
     yield ""
-    yield "Which event of the log goes to which audience, under which SSE event name, in which view. `told` is who is told"
-    yield "of an order's event that has no `target` of its own; `status` is the order's or the workflow's after it."
+    yield "Which event of the log goes to which audience, under which SSE event name, in which view. `told` is who is"
+    yield "told of an order's event without a `target` of its own; `status` is the order's or the workflow's after it."
     yield ""
     yield from _table(
         ("event", "told", "status", "audience", "SSE event", "view"),
@@ -147,7 +154,7 @@ def _views() -> Iterator[str]:
     structs = dict.fromkeys(cell.view_type for row in MATRIX.values() for cell in row.told.values())
     yield "## Views"
     yield ""
-    yield "A field that is not always there is left out where the event does not say it; `null` means that it was cleared."
+    yield "What is not always there is left out where the event does not say it; `null` means that it was cleared."
     yield from _structs(structs)
 
 
@@ -178,10 +185,10 @@ def _states() -> Iterator[str]:
 
 
 def _structs(structs: Iterable[type[msgspec.Struct]], names: Mapping[str, str] | None = None) -> Iterator[str]:
-    wanted = list(structs)
-    _, components = schemas_of(wanted, _PREFIX)
-    for struct in wanted:
-        yield from _struct(struct.__name__, components[struct.__name__], (names or {}).get(struct.__name__))
+    _, components = schemas_of(structs, _PREFIX)
+    for name, schema in components.items():
+        if name not in _SHARED and "properties" in schema:
+            yield from _struct(name, schema, (names or {}).get(name))
 
 
 def _struct(name: str, schema: JsonSchema, also: str | None = None) -> Iterator[str]:
@@ -190,6 +197,7 @@ def _struct(name: str, schema: JsonSchema, also: str | None = None) -> Iterator[
     yield ""
     if also:
         yield f"The data of {also}."
+        yield ""
     if "description" in schema:
         yield schema["description"]
     yield ""

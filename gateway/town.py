@@ -1,6 +1,7 @@
-"""The demo's town: restaurants, their staff, customers, and what happens to their orders. Pure, given a seed.
+"""The demo's town: restaurants, their staff, customers, and what they do with their orders. Pure, given a seed.
 
-It stands in for the services that would publish these events; nothing in the gateway knows of it.
+It stands in for the shop and the payment service, which publish events, and for people, who want something done: what
+becomes of that the order service decides, and the town goes on from what it hears. Nothing in the gateway knows of it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from streams.commands import Capacity
 from streams.events import (
     AnyEvent,
+    Command,
+    CommandExpired,
     Money,
     OrderAccepted,
     OrderCancelled,
@@ -36,9 +40,10 @@ from streams.events import (
 FIRST_ORDER_PATIENCE = 6.0
 """The first order takes so many times longer, two minutes or so: there is time to watch it."""
 
+COURIERS = ("otto", "wilma", "pia")
+
 _CURRENCY = "EUR"
 _FEE_PERCENT = 8
-_MINUTES_TO_TABLE = 25  # what customers are told; the town itself is faster
 
 
 class Restaurant(msgspec.Struct, frozen=True):
@@ -61,7 +66,8 @@ class Customer(msgspec.Struct, frozen=True):
 class Order(msgspec.Struct, frozen=True):
     """An order on its way. `lines` are dish, how many of it, and the price of one in cents.
 
-    `patience` stretches all of its times; a `spared` one meets no mishap.
+    `patience` stretches all of its times; a `spared` one meets no mishap. One that `waits` is accepted by nobody of the
+    town.
     """
 
     id: str
@@ -71,6 +77,7 @@ class Order(msgspec.Struct, frozen=True):
     lines: tuple[tuple[str, int, int], ...]
     patience: float = 1.0
     spared: bool = False
+    waits: bool = False
 
     @property
     def total_cents(self) -> int:
@@ -79,12 +86,27 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Way(NamedTuple):
-    """What may happen next to an order: with which weight, and after how many seconds."""
+    """What may happen next to an order: with which weight, and after how many seconds. Where there is a `command`, this
+    is what somebody wants, `by` says as what, and the order service has to make the event of it.
+    """
 
     weight: int
     event: type[OrderEvent]
     seconds: tuple[float, float]
     reason: str | UnsetType = UNSET
+    command: Command | None = None
+    by: Capacity = Capacity.SERVICE
+
+
+class Wanted(NamedTuple):
+    """What somebody wants done with an order. `command_id` is unique."""
+
+    command_id: str
+    command: Command
+    order: Order
+    identity: str
+    capacity: Capacity
+    reason: str | UnsetType
 
 
 # fmt: off
@@ -95,18 +117,21 @@ WAYS: dict[type[OrderEvent], tuple[Way, ...]] = {
     ),
     OrderPaymentFailed: (
         Way(70, OrderPaymentSucceeded, (2, 5)),
-        Way(30, OrderCancelled,        (3, 8), "Not paid."),
+        Way(30, OrderCancelled,        (3, 8), "Not paid.", Command.CANCEL, Capacity.SERVICE),
     ),
     OrderPaymentSucceeded: (
-        Way(90, OrderAccepted,         (2, 5)),
-        Way(5,  OrderRejected,         (2, 5), "The kitchen is full."),
-        Way(5,  OrderCancelled,        (1, 4), "The customer has changed their mind."),
+        Way(90, OrderAccepted,         (2, 5), UNSET, Command.ACCEPT, Capacity.STAFF),
+        Way(5,  OrderRejected,         (2, 5), "The kitchen is full.", Command.REJECT, Capacity.STAFF),
+        Way(5,  OrderCancelled,        (1, 4), "I have changed my mind.", Command.CANCEL, Capacity.CUSTOMER),
     ),
-    OrderAccepted:         (Way(1, OrderPreparing,        (1, 3)),),
-    OrderPreparing:        (Way(1, OrderReadyForDelivery, (4, 12)),),
-    OrderReadyForDelivery: (Way(1, OrderDelivered,        (4, 12)),),
+    OrderAccepted:         (Way(1, OrderPreparing,        (1, 3),  UNSET, Command.PREPARING, Capacity.STAFF),),
+    OrderPreparing:        (Way(1, OrderReadyForDelivery, (4, 12), UNSET, Command.READY,     Capacity.STAFF),),
+    OrderReadyForDelivery: (Way(1, OrderDelivered,        (4, 12), UNSET, Command.DELIVERED, Capacity.COURIER),),
 }
-"""An order's life: after each event one of its ways, the first of which is the good one; none is the end."""
+"""An order's life: after each event one of its ways, the first of which is the good one."""
+
+ENDS = frozenset({OrderDelivered, OrderRejected, OrderCancelled})
+_PLACED = Way(1, OrderPlaced, (0, 0))
 
 RESTAURANTS = (
     Restaurant("pizzeria-roma", "Pizzeria Roma", "giulia", ("marco", "sofia"),
@@ -144,12 +169,21 @@ CUSTOMERS = (
 _T = TypeVar("_T")
 
 
+class _Life(msgspec.Struct):
+    """How far an order has come: the last event of its way, and how many of them there were."""
+
+    order: Order
+    last: type[OrderEvent]
+    steps: int = 0
+
+
 class Town:
     """What happens in a town of the first `restaurants` of RESTAURANTS, at a steady `orders_per_minute`.
 
     Its time stands still between two calls of `advance`, so a town whose events could not be published for a while
-    goes on where it was. The same seed gives the same events, ids included, so a town that publishes for others than
-    a test needs a new one each time.
+    goes on where it was. What was published, or done because somebody wanted it, it is told by `heard`, and only then
+    the order goes on; so it may as well be done by somebody else. The same seed gives the same events, ids included, so
+    a town that publishes for others than a test needs a new one each time.
     """
 
     def __init__(self, *, seed: int, restaurants: int, orders_per_minute: float) -> None:
@@ -161,11 +195,16 @@ class Town:
         self._gap_seconds = 60 / orders_per_minute
         self._numbers = count(1001)
         self._time = 0.0
-        # What is due when. The number keeps what is due at one moment in order.
-        self._due: list[tuple[float, int, Order, type[OrderEvent], str | UnsetType]] = []
-        self._steps = count()
-        self.first_order = self._order(self.restaurants[0], CUSTOMERS[0], patience=FIRST_ORDER_PATIENCE, spared=True)
-        self._plan(0.0, self.first_order, OrderPlaced)
+        # What is due when, and after which step of its order. The number keeps what is due at one moment in order.
+        self._due: list[tuple[float, int, Order, Way, int]] = []
+        self._places = count()
+        self._lives: dict[str, _Life] = {}
+        first = self.restaurants[0]
+        self.first_order = self._order(first, CUSTOMERS[0], patience=FIRST_ORDER_PATIENCE, spared=True)
+        self.waiting_order = self._order(first, CUSTOMERS[0], spared=True, waits=True)
+        self._place(0.0, self.first_order)
+        self._place(0.0, self.waiting_order)
+        self._place_another(0.0)
 
     def staff(self, now: dt.datetime) -> list[AnyEvent]:
         """Who owns and who works in each restaurant."""
@@ -178,48 +217,82 @@ class Town:
             for person in people
         ]
 
-    def advance(self, seconds: float, now: dt.datetime) -> Iterator[AnyEvent]:
-        """Let `seconds` pass: what happens in them, in order and as of `now`. The first call places the first order."""
+    def advance(self, seconds: float, now: dt.datetime) -> Iterator[AnyEvent | Wanted]:
+        """Let `seconds` pass: what happens in them and what is wanted, in order and as of `now`. The first call places
+        the first orders.
+        """
         self._time += seconds
         while self._due[0][0] <= self._time:
-            at, _, order, kind, reason = heapq.heappop(self._due)
-            if kind is OrderPlaced:
+            at, _, order, way, steps = heapq.heappop(self._due)
+            if way.event is OrderPlaced:
                 self.placed += 1
-                gap = self._gap_seconds * self._random.uniform(0.5, 1.5)
-                self._plan(at + gap, self._order(self._pick(self.restaurants), self._pick(CUSTOMERS)), OrderPlaced)
-            if kind in WAYS:
-                self._plan_next(at, order, WAYS[kind])
-            yield self._event(order, kind, reason, now)
+                self._lives[order.id] = _Life(order, OrderPlaced)
+                if not (order is self.first_order or order is self.waiting_order):
+                    self._place_another(at)
+            elif self._steps(order) != steps:
+                continue  # somebody else was faster
+            yield self._event(order, way, now) if way.command is None else self._wanted(order, way, way.command)
 
-    def _plan_next(self, at: float, order: Order, ways: Sequence[Way]) -> None:
-        if order.spared:
-            ways = ways[:1]
+    def heard(self, event: OrderEvent) -> None:
+        """What the log says has happened to an order, of the town's or another."""
+        life = self._lives.get(event.order_id)
+        if life is None:
+            return
+        kind = type(event)
+        if kind in ENDS:
+            del self._lives[event.order_id]
+        elif kind in WAYS or kind is CommandExpired:  # what nobody has done is wanted again
+            life.last = life.last if kind is CommandExpired else kind
+            life.steps += 1
+            if not (life.order.waits and life.last is OrderPaymentSucceeded):
+                self._plan_next(life)
+
+    def _steps(self, order: Order) -> int | None:
+        life = self._lives.get(order.id)
+        return None if life is None else life.steps
+
+    def _place(self, at: float, order: Order) -> None:
+        self._plan(at, order, _PLACED, 0)
+
+    def _place_another(self, after: float) -> None:
+        gap = self._gap_seconds * self._random.uniform(0.5, 1.5)
+        self._place(after + gap, self._order(self._pick(self.restaurants), self._pick(CUSTOMERS)))
+
+    def _plan_next(self, life: _Life) -> None:
+        ways = WAYS[life.last][:1] if life.order.spared else WAYS[life.last]
         [way] = self._random.choices(ways, [each.weight for each in ways])
-        self._plan(at + order.patience * self._random.uniform(*way.seconds), order, way.event, way.reason)
+        seconds = life.order.patience * self._random.uniform(*way.seconds)
+        self._plan(self._time + seconds, life.order, way, life.steps)
 
-    def _plan(self, at: float, order: Order, kind: type[OrderEvent], reason: str | UnsetType = UNSET) -> None:
-        heapq.heappush(self._due, (at, next(self._steps), order, kind, reason))
+    def _plan(self, at: float, order: Order, way: Way, steps: int) -> None:
+        heapq.heappush(self._due, (at, next(self._places), order, way, steps))
 
-    def _event(self, order: Order, kind: type[OrderEvent], reason: str | UnsetType, now: dt.datetime) -> AnyEvent:
-        event: AnyEvent = kind(  # type: ignore[assignment]  # every one in WAYS is one of them
+    def _wanted(self, order: Order, way: Way, command: Command) -> Wanted:
+        identity = {
+            Capacity.STAFF: order.restaurant.staff[0],
+            Capacity.CUSTOMER: order.customer.identity,
+            Capacity.COURIER: self._pick(COURIERS),
+        }.get(way.by, "shop")
+        return Wanted(self._id("command"), command, order, identity, way.by, way.reason)
+
+    def _event(self, order: Order, way: Way, now: dt.datetime) -> AnyEvent:
+        event: AnyEvent = way.event(  # type: ignore[assignment]  # every one in WAYS is one of them
             event_id=self._id("event"),
             occurred_on_utc=now,
             order_id=order.id,
             restaurant_id=order.restaurant.id,
             customer_id=order.customer.identity,
             order_number=order.number,
-            reason=reason,
-            **_details(order, kind, now),
+            reason=way.reason,
+            **_details(order, way.event),
         )
         return event
 
-    def _order(
-        self, restaurant: Restaurant, customer: Customer, *, patience: float = 1.0, spared: bool = False
-    ) -> Order:
+    def _order(self, restaurant: Restaurant, customer: Customer, **more: Any) -> Order:
         dishes = self._random.sample(restaurant.menu, self._random.randint(1, len(restaurant.menu)))
         lines = tuple((name, self._random.randint(1, 3), cents) for name, cents in dishes)
         number = f"#{next(self._numbers)}"
-        return Order(self._id("order"), number, restaurant, customer, lines, patience=patience, spared=spared)
+        return Order(self._id("order"), number, restaurant, customer, lines, **more)
 
     def _pick(self, choices: Sequence[_T]) -> _T:
         return self._random.choice(choices)
@@ -228,19 +301,15 @@ class Town:
         return f"{kind}-{self._random.getrandbits(64):016x}"
 
 
-def _details(order: Order, kind: type[OrderEvent], now: dt.datetime) -> dict[str, Any]:
+def _details(order: Order, kind: type[OrderEvent]) -> dict[str, Any]:
     """What an event of this kind says beside whose it is."""
-    details: dict[str, Any] = {}
-    if kind in (OrderPlaced, OrderPaymentSucceeded, OrderPaymentFailed):
-        details["customer_name"] = order.customer.name
-        details["items"] = [OrderItem(name, quantity, _money(cents)) for name, quantity, cents in order.lines]
-        details["total"] = _money(order.total_cents)
+    details: dict[str, Any] = {
+        "customer_name": order.customer.name,
+        "items": [OrderItem(name, quantity, _money(cents)) for name, quantity, cents in order.lines],
+        "total": _money(order.total_cents),
+    }
     if kind is OrderPlaced:
         details["platform_fee"] = _money(order.total_cents * _FEE_PERCENT // 100)
-    if kind is OrderAccepted:
-        details["estimated_delivery_time"] = now + dt.timedelta(minutes=_MINUTES_TO_TABLE)
-    if kind is OrderDelivered:
-        details["actual_delivery_time"] = now
     return details
 
 

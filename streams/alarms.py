@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import structlog
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from streams.applying.alarms import UNATTENDED
 from streams.broker import request
@@ -102,9 +103,10 @@ class Alarms:
     async def run(self) -> None:
         """Raise alarms until cancelled. Whatever is away is waited for."""
         while True:
-            await self._unless_away("delays", self._raise_delays())
-            await self._unless_away("unattended", self._raise_unattended())
-            await asyncio.sleep(POLL_SECONDS)
+            raised = await self._unless_away("delays", self._raise_delays())
+            raised += await self._unless_away("unattended", self._raise_unattended())
+            if not raised:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def raise_due(self) -> int:
         """Raise all alarms that are due now; how many that were.
@@ -199,10 +201,13 @@ class Alarms:
         waiting = select(LIVE.alarms_due.c.order_id).where(LIVE.alarms_due.c.alarm == UNATTENDED)
         rows = [{"order_id": each.order_id, "sequence": each.sequence} for each in attended]
         of_order = attended_orders.c.order_id
-        async with writing(self._engine) as connection:
-            await execute(connection, delete(attended_orders).where(of_order.not_in(waiting)))
-            await execute(connection, delete(attended_orders).where(of_order.in_([each.order_id for each in attended])))
-            await execute(connection, insert(attended_orders), rows)
+        again = of_order.in_([each.order_id for each in attended])
+        try:
+            async with writing(self._engine) as connection:
+                await execute(connection, delete(attended_orders).where(or_(again, of_order.not_in(waiting))))
+                await execute(connection, insert(attended_orders), rows)
+        except IntegrityError:  # another worker has asked at the same time
+            _log.debug("alarms.attended_elsewhere", orders=len(attended))
 
     # -- Into the log --
 
@@ -252,17 +257,18 @@ class Alarms:
         except msgspec.MsgspecError as error:
             raise AnswerNotUnderstood("a publish of an alarm", str(error)) from error
 
-    async def _unless_away(self, step: str, done: Awaitable[int]) -> None:
-        """What keeps a step from being done is said once."""
+    async def _unless_away(self, step: str, done: Awaitable[int]) -> int:
+        """What a step has done. What keeps it from that is said once."""
         try:
-            await done
+            raised = await done
         except StreamsError as error:
             if self._halted.get(step) != str(error):
                 _log.error("alarms.halted", step=step, reason=str(error))
                 self._halted[step] = str(error)
-        else:
-            if self._halted.pop(step, None) is not None:
-                _log.info("alarms.go_on", step=step)
+            return 0
+        if self._halted.pop(step, None) is not None:
+            _log.info("alarms.go_on", step=step)
+        return raised
 
 
 def alarm_id(epoch: str, late: Late) -> str:

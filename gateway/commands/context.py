@@ -20,7 +20,10 @@ from gateway.errors import GatewayError
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 from streams.broker import connect
+from streams.command_consumer import CommandConsumer
+from streams.commands import Commands
 from streams.credentials import inbox_prefix
+from streams.history import OrderHistory
 from streams.log import Log
 from streams.provision import bump_epoch
 from streams.publisher import Publisher
@@ -29,6 +32,8 @@ from streams.reader import Reader
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Literal
+
+    from nats.aio.client import Client
 
     from streams.credentials import Role
 
@@ -54,6 +59,23 @@ class Broker(NamedTuple):
     reader: Callable[..., Reader]
     publisher: Callable[..., Publisher]
     bump_epoch: Callable[[], Awaitable[str]]
+    commands: Callable[..., Commands]
+    command_consumer: Callable[..., CommandConsumer]
+    history: OrderHistory
+
+
+def broker_over(client: Client) -> Broker:
+    """All of it over one connection."""
+    log = Log(client)
+    return Broker(
+        log=log,
+        reader=partial(Reader, client, log),
+        publisher=partial(Publisher, client, log),
+        bump_epoch=partial(bump_epoch, client),
+        commands=partial(Commands, client),
+        command_consumer=partial(CommandConsumer, client),
+        history=OrderHistory(client, log),
+    )
 
 
 def read_settings(log_level: Literal["info", "warning", "error"] = "error", **options: object) -> Settings:
@@ -90,10 +112,7 @@ async def connection(settings: Settings, role: Role, url: str | None = None) -> 
                 on_closed=lambda: block.reschedule(loop.time()),
             ) as client,
         ):
-            log = Log(client)
-            yield Broker(
-                log, partial(Reader, client, log), partial(Publisher, client, log), partial(bump_epoch, client)
-            )
+            yield broker_over(client)
     except TimeoutError as error:
         if block.expired():
             raise ConnectionEnded from error

@@ -17,6 +17,7 @@ from gateway.commands.context import connection, read_settings
 from gateway.commands.serve import listening_options
 from gateway.demo import TownAtWork
 from gateway.minting import mint_token
+from gateway.order_service import OrderService
 from gateway.supervisor import Supervisor, supervise
 from gateway.town import RESTAURANTS, Town
 from streams.cursor import Cursor
@@ -69,10 +70,15 @@ def demo(
 
 
 async def _demo(settings: Settings, town: Town, supervisor: Supervisor) -> None:
-    async with connection(settings, "gateway", supervisor.broker_url("gateway")) as broker:
-        work = TownAtWork(town, broker.publisher)
+    async with (
+        connection(settings, "gateway", supervisor.broker_url("gateway")) as broker,
+        connection(settings, "orders", supervisor.broker_url("orders")) as services_broker,
+    ):
+        work = TownAtWork(town, broker)
+        order_service = OrderService(services_broker.command_consumer(), services_broker.history)
         tasks = (
             asyncio.create_task(supervisor.run()),
+            asyncio.create_task(order_service.run()),
             asyncio.create_task(work.run()),
             asyncio.create_task(_tell(settings, town, work, supervisor, broker.log)),
         )
@@ -134,6 +140,8 @@ def _addresses(town: Town, url: str) -> Table:
         table.add_row(each.name, who, f"{url}/api/v1/restaurants/{each.id}/events")
     order = town.first_order
     table.add_row("The first order", order.customer.identity, f"{url}/api/v1/orders/{order.id}/events")
+    waiting = town.waiting_order
+    table.add_row("One that waits for you", waiting.customer.identity, f"{url}/api/v1/orders/{waiting.id}/events")
     table.add_row("Health", "everybody", f"{url}/health/ready")
     table.add_row("OpenAPI", "everybody", f"{url}/schema/openapi.json")
     return table
@@ -160,6 +168,10 @@ def _lines(settings: Settings, town: Town, url: str, cursor: str) -> Iterator[tu
     yield (
         f"One order, for {order.customer.name}, who placed it",
         f'curl -N -H "{customer}" {url}/api/v1/orders/{order.id}/events',
+    )
+    yield (
+        f"Order {town.waiting_order.number} waits until you accept it: watch the kitchen, and the town go on with it",
+        f'curl -X POST -H "{staff}" {url}/api/v1/orders/{town.waiting_order.id}/accept',
     )
     now = "'$(date +%s)'", "'$(date -u +%Y-%m-%dT%H:%M:%SZ)'"  # the shell's, between two quoted parts
     placed = (

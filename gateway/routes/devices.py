@@ -186,10 +186,13 @@ async def register(
 async def trade_key(
     request: Stranger, gateway: NamedDependency[Gateway], passes: NamedDependency[Passes]
 ) -> Response[DevicePass]:
-    """`Authorization: Device <key>`. The pass is good for 15 minutes and opens `partners/<restaurant>`."""
+    """`Authorization: Device <key>`. The pass is good for 15 minutes and opens `partners/<restaurant>`. The device's
+    streams that are open go on as long.
+    """
     shown, _ = await _device(request, gateway)
     expires_at = int(time.time()) + DEVICE_PASS_SECONDS
     text = passes.for_device(shown.restaurant_id, shown.device_id, secrets.token_hex(16), expires_at)
+    await gateway.renewals.present(passes.verify(text))
     answer = DevicePass(text=text, expires_at=dt.datetime.fromtimestamp(expires_at, dt.UTC))
     return Response(answer, headers=dict(NEVER_KEPT))
 

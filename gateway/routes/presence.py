@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -93,9 +94,10 @@ async def connected_devices(
     gateway.presence_asked.take(request.user.key, gateway.hub.clock())
     await may_see_restaurant(gateway.facts, request.user, restaurant_id)
     heard = await gateway.presence.of_restaurant(restaurant_id)
+    devices = await asyncio.gather(*[_device(gateway.facts, restaurant_id, stream) for stream in heard.streams])
     answer = ConnectedDevices(
         restaurant_id=restaurant_id,
-        devices=[await _device(gateway.facts, restaurant_id, stream) for stream in heard.streams],
+        devices=list(devices),
         connected=heard.count,
         processes=heard.processes,
         complete=heard.is_complete,

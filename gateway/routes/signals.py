@@ -12,6 +12,7 @@ from litestar.exceptions import ClientException, InternalServerException
 
 from auth.claims import Claims
 from auth.errors import NotAllowed
+from auth.policies import COURIER_SCOPE
 from gateway.authorization import may_see_restaurant
 from gateway.ingest import UnprocessableContent, UnsupportedMediaType
 from gateway.media_types import is_json, utf8_media_type
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from streams.facts import Facts
     from streams.snapshots import OrderOwner
 
-COURIER_SCOPE: Final = "courier"
 MAX_SIGNAL_BYTES: Final = 1024
 
 Asker: TypeAlias = Request[Claims, Any, Any]

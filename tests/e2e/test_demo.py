@@ -21,7 +21,8 @@ async def test_demo_prints_lines_that_work_when_they_are_pasted(tmp_path: Path) 
         await eventually(lambda: "open streams" in it.output)
         told = it.output.splitlines()
         assert told.count(f"passline is listening on {it.url}") == 1
-        kitchen_line, resumed_line, order_line, publish_line = [line for line in told if line.startswith("curl ")]
+        lines = [line for line in told if line.startswith("curl ")]
+        kitchen_line, resumed_line, order_line, accept_line, publish_line = lines
         assert any(line.startswith("await fetch('/api/v1/session'") for line in told)
 
         async with pasted(kitchen_line) as shown:
@@ -37,6 +38,13 @@ async def test_demo_prints_lines_that_work_when_they_are_pasted(tmp_path: Path) 
             await until(shown, mine["eventId"])
         async with pasted(order_line) as shown:
             await until(shown, "event: snapshot")
+        async with pasted(kitchen_line) as shown:
+            await until(shown, "event: snapshot")
+            sent = json.loads(await run_in_shell(accept_line))
+            assert '"status":"Accepted"' in await until(shown, f'"orderId":"{sent["orderId"]}"')
+            assert '"status":"Preparing"' in await until(shown, f'"orderId":"{sent["orderId"]}"')
+            again = json.loads(await run_in_shell(accept_line))
+            await until(shown, f'"commandId":"{again["commandId"]}"')
 
         began = asyncio.get_running_loop().time()
         it.terminate()

@@ -7,14 +7,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import jsonschema_rs
 import pytest
 
-from gateway.asyncapi import document, json_schemas, subject_of
+from gateway.asyncapi import API, document, json_schemas, subject_of
 from gateway.who_may import AUDIENCES
 from streams.events import EVENT_TYPES, decode
 from streams.matrix import FACTS, MATRIX
 from streams.topics import Audience
+from tests.gateway.test_streams import applied
 from tests.streams.test_leaks import Markers
 from tests.support.nats import publish
 from tests.support.samples import sample
@@ -46,6 +48,17 @@ IDS: dict[str, Any] = {
     "target": "Both",
 }
 """Everything is of one order, one cart and so on, and told to everybody who may be told."""
+
+PATH_IDS = {
+    "restaurant_id": "r1",
+    "order_id": "o1",
+    "customer_key": "c1",
+    "cart_id": "t1",
+    "correlation_id": "w1",
+    "coupon_id": "k1",
+}
+ANOTHER_MEMBER = {"TeamCartMemberLeft": {"memberId": "m2"}, "TeamCartMemberRemoved": {"memberId": "m2"}}
+"""Whoever has left is told of nothing more."""
 
 
 @pytest.fixture
@@ -164,9 +177,10 @@ def request_of(gateway: RunningGateway, audience: Audience) -> StreamRequest:
         Audience.CUSTOMER: ("c1", {}),
         Audience.COUPON: ("marketer", {"scopes": ["marketing:read"]}),
         Audience.MARKETING: ("marketer", {"scopes": ["marketing:read"]}),
+        Audience.CART: ("m1", {}),
+        Audience.WORKFLOW: ("u1", {}),
     }[audience]
-    ids = {"restaurant_id": "r1", "order_id": "o1", "customer_key": "c1", "coupon_id": "k1"}
-    address = document()["channels"][audience]["address"].format_map(ids)
+    address = document()["channels"][audience]["address"].format_map(PATH_IDS)
     return StreamRequest(gateway.url + address, token=gateway.token(subject, **claims))
 
 
@@ -175,11 +189,24 @@ async def publish_everything(passline: Passline) -> None:
     for name in TOLD:
         for suffix, body in (("little", sample(name)), ("all", Markers().body(name))):
             ids = {field: value for field, value in IDS.items() if field in body or field == "target"}
-            event = decode(json.dumps(body | ids | {"eventId": f"{name}-{suffix}"}).encode())
-            headers = {"Nats-Msg-Id": event.event_id}
-            await publish(
-                passline.nc, event.log_subject(), json.dumps(body | ids | {"eventId": event.event_id}).encode(), headers
-            )
+            await append(passline, {**body, **ids, **ANOTHER_MEMBER.get(name, {}), "eventId": f"{name}-{suffix}"})
+
+
+async def append(passline: Passline, body: dict[str, Any]) -> int:
+    """Publish an event as it is. Returns its sequence."""
+    event = decode(json.dumps(body).encode())
+    answer = await publish(passline.nc, event.log_subject(), json.dumps(body).encode(), {"Nats-Msg-Id": event.event_id})
+    return int(answer["seq"])
+
+
+async def guests_request(gateway: RunningGateway) -> StreamRequest:
+    """A request by a tracking link."""
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as http:
+        headers = {"authorization": f"Bearer {gateway.token('c1')}"}
+        answer = await http.post(f"{API}/orders/o1/guest-pass", headers=headers)
+    assert answer.status_code == 201, answer.text
+    address = document()["channels"][Audience.GUEST]["address"].format_map(PATH_IDS)
+    return StreamRequest(f"{gateway.url}{address}?pass={answer.json()['pass']}")
 
 
 async def read_until(stream: SseStream, names: set[str]) -> list[Block]:
@@ -194,14 +221,20 @@ async def read_until(stream: SseStream, names: set[str]) -> list[Block]:
 
 async def test_everything_that_a_gateway_sends_is_as_the_document_says(passline: Passline) -> None:
     told = document()
-    gateway = await passline.gateway(show_platform_fee=True)
-    last = await publish(
-        passline.nc, "orders.r1.c1.o1.OrderPlaced", json.dumps(sample("OrderPlaced", eventId="first")).encode()
-    )
-    assert last["seq"] == 1
-    channels = [audience for audience in Audience if audience in told["channels"] and audience is not Audience.GUEST]
+    gateway = await passline.gateway(show_platform_fee=True, team_carts=True)
+    for name in ("OrderPlaced", "TeamCartCreated", "WorkflowBound"):
+        body = sample(name, eventId=f"first-{name}")
+        last = await append(passline, body | {field: value for field, value in IDS.items() if field in body})
+    await applied(gateway, last)
     async with AsyncExitStack() as stack:
-        streams = {each: await stack.enter_async_context(open_stream(request_of(gateway, each))) for each in channels}
+        streams = {
+            audience: await stack.enter_async_context(
+                open_stream(
+                    await guests_request(gateway) if audience is Audience.GUEST else request_of(gateway, audience)
+                )
+            )
+            for audience in Audience
+        }
         for stream in streams.values():
             assert stream.status == 200
         await publish_everything(passline)

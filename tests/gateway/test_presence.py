@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.passes import passes_of
 from gateway.process import PRESENCE_PER_SECOND
 from streams.presence import ask_attendance
-from streams.subscriber import Grant, Subscriber
-from streams.topics import guest_feed, partner_feed
 from tests.gateway.serving import problem
-from tests.support.delivery import Recorder
 from tests.support.logs import append_order
 from tests.support.nats import client, eventually
 from tests.support.sse_client import SseStream, StreamRequest, open_stream
@@ -22,10 +21,10 @@ from tests.support.sse_client import SseStream, StreamRequest, open_stream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from streams.topics import Feed
     from tests.gateway.conftest import Rest
     from tests.support.gateway import RunningGateway
 
+KEY_HASH = "0" * 64
 DEVICES = "/restaurants/r1/devices"
 WATCHERS = "/orders/o1/watchers"
 
@@ -58,12 +57,9 @@ async def opened(stack: AsyncExitStack, request: StreamRequest) -> SseStream:
     return stream
 
 
-def pass_holder(gateway: RunningGateway, subject: str, feed: Feed) -> Subscriber:
-    """A stream of somebody who has a pass."""
-    hub = gateway.gateway.hub
-    subscriber = Subscriber(Recorder(), [feed], hub.head, Grant(hub.frames.epoch, hub.head, subject=subject))
-    hub.subscribe(subscriber, b"")
-    return subscriber
+def till_pass(rest: Rest) -> str:
+    """As a device has it that has traded its key."""
+    return passes_of(rest.gateway.gateway.settings).for_device("r1", "till", "p1", time.time() + 600)
 
 
 def owner(rest: Rest) -> dict[str, str]:
@@ -105,20 +101,24 @@ async def test_stream_at_another_process_is_seen_until_it_ends(
 async def test_people_are_told_with_their_roles_and_devices_without_a_subject(
     rest: Rest, other: RunningGateway, stack: AsyncExitStack
 ) -> None:
+    till = rest.staff_event("DeviceRegistered", "x", deviceId="till", name="Till by the door", keyHash=KEY_HASH)
     await rest.happened(
-        rest.staff_event("StaffAssigned", "ann", role="staff"), rest.staff_event("StaffAssigned", "ann", role="finance")
+        rest.staff_event("StaffAssigned", "ann", role="staff"),
+        rest.staff_event("StaffAssigned", "ann", role="finance"),
+        till,
     )
     topics = "topic=restaurants/r2&topic=partners/r1&topic=restaurants/r1"
     token = rest.gateway.token("ann", restaurants={"r2": "owner"})
     await opened(stack, StreamRequest(f"{rest.gateway.url}/api/v1/events?{topics}", token=token))
-    pass_holder(other, "device:r1:till", partner_feed("r1"))
+    await opened(stack, other.stream("partners/r1", till_pass(rest)))
     ann, till = (await asked(rest, DEVICES, rest.bearer("ann")))["devices"]
     assert (ann["subject"], ann["roles"], ann["topics"]) == (
         "ann",
         ["finance", "staff"],
         ["partners/r1", "restaurants/r1"],
     )
-    assert (till["kind"], till["deviceId"], till["topics"]) == ("device", "till", ["partners/r1"])
+    assert (till["kind"], till["deviceId"], till["name"]) == ("device", "till", "Till by the door")
+    assert till["topics"] == ["partners/r1"]
     assert "subject" not in till
     assert "roles" not in till
 
@@ -183,7 +183,8 @@ async def test_watchers_of_an_order_are_counted_in_every_process(
         await opened(stack, gateway.customer("o2", "c2"))
     await opened(stack, other.kitchen("r1"))
     await opened(stack, other.stream("customers/c1", other.token("c1")))
-    pass_holder(rest.gateway, "guest:p1", guest_feed("o1", "r1", "c1"))
+    given = (await rest.http.post("/api/v1/orders/o1/guest-pass", headers=rest.bearer("c1"))).json()["pass"]
+    await opened(stack, rest.gateway.stream("orders/o1", given))
     for headers in (owner(rest), rest.bearer("c1")):
         assert await asked(rest, WATCHERS, headers) == {
             "orderId": "o1",
@@ -214,6 +215,7 @@ async def test_who_may_ask(rest: Rest) -> None:
         "customer": rest.bearer("c1"),
         "another customer": rest.bearer("c2"),
         "service": rest.bearer("service", scopes=everything),
+        "device": {"authorization": f"Bearer {till_pass(rest)}"},
         "nobody": {},
     }
     allowed = {
@@ -228,6 +230,7 @@ async def test_who_may_ask(rest: Rest) -> None:
         "customer": (403, 200),
         "another customer": (403, 403),
         "service": (403, 403),
+        "device": (401, 401),
         "nobody": (401, 401),
     }
 

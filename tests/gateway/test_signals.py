@@ -90,6 +90,19 @@ async def test_sender_is_told_by_the_side_and_gets_the_signal_too(rest: Rest) ->
     ]
 
 
+async def test_guest_with_a_link_sees_where_the_courier_is_and_no_more(rest: Rest) -> None:
+    await rest.happened(rest.event("OrderPlaced"))
+    given = (await rest.http.post("/api/v1/orders/o1/guest-pass", headers=rest.bearer("c1"))).json()["pass"]
+    async with open_stream(rest.gateway.stream("orders/o1", given)) as stream:
+        await stream.next_event("snapshot")
+        for signal, headers in ((TYPING, rest.bearer("c1")), (POSITION, courier(rest))):
+            assert (await send(rest, signal, headers)).status_code == 202
+        told = json.loads((await stream.next_event("ReceiveSignal")).data or "")
+        assert told.pop("at")
+        assert told == {"topic": "orders/o1", "orderId": "o1", "from": "courier", **POSITION}
+    assert (await send(rest, POSITION, {"authorization": f"Bearer {given}"})).status_code == 401
+
+
 async def test_who_may_signal_what(rest: Rest) -> None:
     await rest.happened(
         rest.event("OrderPlaced"),

@@ -9,20 +9,33 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import UNSET
 
-from gateway.demo import TownAtWork
-from gateway.town import CUSTOMERS, RESTAURANTS, WAYS, Town
+from gateway.commands.context import broker_over
+from gateway.demo import TownAtWork, command_of
+from gateway.order_service import Order, OrderService, decide
+from gateway.town import CUSTOMERS, RESTAURANTS, WAYS, Town, Wanted
+from gateway.town import Order as TownOrder
+from streams.command_consumer import CommandConsumer
+from streams.commands import Capacity
+from streams.cursor import Cursor
 from streams.events import (
     AnyEvent,
+    Command,
+    CommandExpired,
+    CommandRejected,
+    NotificationTarget,
+    OrderCancelled,
     OrderEvent,
+    OrderPaymentSucceeded,
     OrderPlaced,
     Role,
     StaffAssigned,
     decode,
     encode,
 )
+from streams.history import OrderHistory
 from streams.log import Log
-from streams.publisher import Publisher
 from tests.support.nats import client, eventually
 
 if TYPE_CHECKING:
@@ -37,12 +50,30 @@ def town(*, seed: int = 1, restaurants: int = 3, orders_per_minute: float = 60) 
     return Town(seed=seed, restaurants=restaurants, orders_per_minute=orders_per_minute)
 
 
-def minutes(of: Town, count: float, *, step_seconds: float = 0.5) -> list[OrderEvent]:
-    def happened() -> Iterator[AnyEvent]:
-        for _ in range(round(count * 60 / step_seconds)):
-            yield from of.advance(step_seconds, NOW)
+class Service:
+    """An order service that answers at once."""
 
-    return [event for event in happened() if isinstance(event, OrderEvent)]
+    def __init__(self) -> None:
+        self.orders: dict[str, Order] = defaultdict(Order)
+
+    def answer(self, wanted: Wanted) -> OrderEvent:
+        return decide(command_of(wanted, Cursor("abc", 0), NOW), self.orders[wanted.order.id], NOW)
+
+
+def minutes(of: Town, count: float, *, step_seconds: float = 0.5, service: Service | None = None) -> list[OrderEvent]:
+    """What the log says after `count` minutes."""
+    service = service or Service()
+
+    def happened() -> Iterator[OrderEvent]:
+        for _ in range(round(count * 60 / step_seconds)):
+            for each in of.advance(step_seconds, NOW):
+                event = service.answer(each) if isinstance(each, Wanted) else each
+                assert isinstance(event, OrderEvent)
+                service.orders[event.order_id].apply(event)
+                of.heard(event)
+                yield event
+
+    return list(happened())
 
 
 def by_order(events: Sequence[OrderEvent]) -> dict[str, list[OrderEvent]]:
@@ -52,13 +83,26 @@ def by_order(events: Sequence[OrderEvent]) -> dict[str, list[OrderEvent]]:
     return orders
 
 
+def event_of(order: TownOrder, kind: type[OrderEvent], **more: Any) -> OrderEvent:
+    """Something that somebody else has done."""
+    return kind(
+        event_id=f"of-another-{kind.__name__}",
+        occurred_on_utc=NOW,
+        order_id=order.id,
+        restaurant_id=order.restaurant.id,
+        customer_id=order.customer.identity,
+        **more,
+    )
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_every_order_takes_one_of_the_ways_from_placed_on(seed: int) -> None:
+def test_every_order_takes_one_of_the_ways_from_placed_on_and_nothing_wanted_is_refused(seed: int) -> None:
     for events in by_order(minutes(town(seed=seed), 10)).values():
         assert type(events[0]) is OrderPlaced
         for before, after in pairwise(events):
             assert type(after) in {way.event for way in WAYS[type(before)]}
         assert len({(event.restaurant_id, event.customer_id, event.order_number) for event in events}) == 1
+        assert not [event for event in events if isinstance(event, CommandRejected)]
 
 
 def test_all_ways_are_taken_in_an_evening() -> None:
@@ -74,7 +118,7 @@ def test_every_order_comes_to_its_end() -> None:
     quiet = town(orders_per_minute=1)
     orders = by_order(minutes(quiet, 30))
     finished = [events for events in orders.values() if type(events[-1]) not in WAYS]
-    assert len(finished) >= len(orders) - 2  # the last ones are on their way
+    assert len(finished) >= len(orders) - 3  # the last ones are on their way, and one waits
 
 
 def test_same_seed_gives_the_same_events_and_another_one_others() -> None:
@@ -82,11 +126,6 @@ def test_same_seed_gives_the_same_events_and_another_one_others() -> None:
     assert events == [encode(event) for event in minutes(town(seed=7), 2)]
     others = minutes(town(seed=8), 2)
     assert not {event.event_id for event in minutes(town(seed=7), 2)} & {event.event_id for event in others}
-
-
-def test_length_of_the_steps_changes_nothing_in_the_order_of_things() -> None:
-    coarse = minutes(town(), 5, step_seconds=10)
-    assert coarse == minutes(town(), 5, step_seconds=0.1)
 
 
 @pytest.mark.parametrize("rate", [1, 30, 600])
@@ -104,14 +143,54 @@ def test_every_event_can_be_published() -> None:
 def test_first_order_is_placed_at_once_and_spared_all_mishaps() -> None:
     for seed in range(20):
         simulated = town(seed=seed)
-        [placed] = simulated.advance(0, NOW)
+        service = Service()
+        placed = minutes(simulated, 0.001, step_seconds=0.06, service=service)[0]
         assert isinstance(placed, OrderPlaced)
         assert placed.order_id == simulated.first_order.id
         assert (placed.restaurant_id, placed.customer_id) == (RESTAURANTS[0].id, CUSTOMERS[0].identity)
-        events = by_order(minutes(simulated, 6))[placed.order_id]
+        events = by_order(minutes(simulated, 6, service=service))[placed.order_id]
         assert [event.type_name() for event in events] == [
             *("OrderPaymentSucceeded", "OrderAccepted", "OrderPreparing", "OrderReadyForDelivery", "OrderDelivered")
         ]
+
+
+def test_waiting_order_is_accepted_by_nobody_of_the_town_and_goes_on_when_somebody_has() -> None:
+    simulated, service = town(), Service()
+    waiting = simulated.waiting_order
+    events = by_order(minutes(simulated, 10, service=service))[waiting.id]
+    assert [event.type_name() for event in events] == ["OrderPlaced", "OrderPaymentSucceeded"]
+    wanted = Wanted("mine", Command.ACCEPT, waiting, "marco", Capacity.STAFF, UNSET)
+    accepted = service.answer(wanted)
+    service.orders[waiting.id].apply(accepted)
+    simulated.heard(accepted)
+    events = by_order(minutes(simulated, 2, service=service))[waiting.id]
+    assert [event.type_name() for event in events] == ["OrderPreparing", "OrderReadyForDelivery", "OrderDelivered"]
+
+
+def test_what_somebody_else_has_done_before_is_not_wanted_any_more() -> None:
+    simulated = town(orders_per_minute=0.01)
+    first = simulated.first_order
+    for each in simulated.advance(0, NOW):
+        assert isinstance(each, OrderPlaced)
+        simulated.heard(each)
+    [paid] = [each for each in simulated.advance(15, NOW) if isinstance(each, OrderEvent) and each.order_id == first.id]
+    simulated.heard(paid)  # from now on the kitchen means to accept
+    simulated.heard(event_of(first, OrderCancelled))
+    assert [each for each in simulated.advance(600, NOW) if isinstance(each, Wanted)] == []
+
+
+def test_what_nobody_has_done_is_wanted_again() -> None:
+    simulated = town(orders_per_minute=0.01)
+    first = simulated.first_order
+    for each in simulated.advance(0, NOW):
+        assert isinstance(each, OrderPlaced)
+    simulated.heard(event_of(first, OrderPlaced))
+    simulated.heard(event_of(first, OrderPaymentSucceeded))
+    for _ in range(3):
+        [wanted] = [each for each in simulated.advance(60, NOW) if isinstance(each, Wanted)]
+        assert wanted.command is Command.ACCEPT
+        told = {"command_id": wanted.command_id, "command": wanted.command, "target": NotificationTarget.RESTAURANT}
+        simulated.heard(event_of(first, CommandExpired, **told))
 
 
 def test_staff_of_the_towns_restaurants_is_assigned() -> None:
@@ -135,23 +214,26 @@ def test_town_without_restaurants_or_orders_is_refused(restaurants: int, rate: f
 async def test_town_at_work_puts_staff_before_orders_and_each_event_once_through_an_outage(
     log_server: EmbeddedNats,
 ) -> None:
-    busy = town(orders_per_minute=3000)
-    async with client(log_server, "gateway") as nc:
+    busy = town(orders_per_minute=1200)
+    async with client(log_server, "gateway") as nc, client(log_server, "orders") as services:
         log = Log(nc)
+        work = TownAtWork(busy, broker_over(nc))
+        service = OrderService(CommandConsumer(services, ack_wait_seconds=1), OrderHistory(services, Log(services)))
+        running = [asyncio.create_task(work.run()), asyncio.create_task(service.run())]
 
-        def publisher(known_owner: Any) -> Publisher:
-            return Publisher(nc, log, known_owner)
+        async def some_are_delivered() -> bool:
+            return await log.next_match(before, "orders.*.*.*.OrderDelivered") is not None
 
-        work = TownAtWork(busy, publisher)
-        running = asyncio.create_task(work.run())
         try:
             await asyncio.wait_for(work.first_stored.wait(), 5)
-            before = (await log.state()).last
             await log_server.restart()
-            await eventually(lambda: _has_grown(log, before + 100), within=15)
+            before = (await log.state()).last
+            await eventually(some_are_delivered, within=25)
+            assert not any(task.done() for task in running)
         finally:
-            running.cancel()
-            await asyncio.wait({running})
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
         assert work.orders_last_minute > 10
         events = await _events(log)
     staff = len(town().staff(NOW))
@@ -161,10 +243,8 @@ async def test_town_at_work_puts_staff_before_orders_and_each_event_once_through
     assert len({event.event_id for event in events}) == len(events)
     for each in by_order(orders).values():
         assert type(each[0]) is OrderPlaced
-
-
-async def _has_grown(log: Log, beyond: int) -> bool:
-    return (await log.state()).last > beyond
+        for before_it, after_it in pairwise(each):
+            assert type(after_it) in {way.event for way in WAYS[type(before_it)]}
 
 
 async def _events(log: Log) -> list[AnyEvent]:

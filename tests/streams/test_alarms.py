@@ -480,3 +480,22 @@ async def test_order_that_was_seen_is_not_asked_for_again_even_when_nobody_remem
         await restarted.caught_up()
         assert await restarted.alarms.raise_due() == 1
     assert [each["orderId"] for each in await alarms_in(log_server)] == ["o2"]
+
+
+async def test_two_workers_may_learn_at_the_same_time_that_orders_were_seen(
+    log_server: EmbeddedNats, database: str, nc: Any
+) -> None:
+    now = dt.datetime.now(dt.UTC).timestamp()
+    async with AsyncExitStack() as stack:
+        workers = []
+        for _ in range(2):
+            engine = await stack.enter_async_context(open_database(database))
+            worker = await stack.enter_async_context(raising(log_server, engine, UNATTENDED, r1=now + 60))
+            await stack.enter_async_context(worker.applying())
+            workers.append(worker)
+        for number in range(10):
+            await append_order(nc, f"e{number}", kind="OrderPlaced", order=f"o{number}")
+            for worker in workers:
+                await worker.caught_up()
+            assert await asyncio.gather(*(worker.alarms.raise_due() for worker in workers)) == [0, 0]
+    assert await alarms_in(log_server) == []

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.hub import DecisionOutdated, Draining
-from streams.limits import BURST_SECONDS, Limits, OverLimit, TokenBucket
+from streams.limits import BURST_SECONDS, Limits, OverLimit, RateExceeded, Rates, TokenBucket
 from streams.subscriber import End, Grant, Subscriber
 from streams.topics import Feed, order_feed, restaurant_feed
 from tests.support.delivery import Delivery, Recorder, order_entry
@@ -246,3 +246,26 @@ def test_bucket_left_alone_lets_a_burst_through_and_no_more() -> None:
 def test_bucket_without_a_rate_lets_everything_through() -> None:
     bucket = TokenBucket(0, 0.0)
     assert all(bucket.take(0.0) for _ in range(1000))
+
+
+def test_each_text_has_a_bucket_of_its_own_and_only_so_many_are_remembered() -> None:
+    rates = Rates(2, most=3)
+    for text in ("a", "b"):
+        rates.take(text, 0)
+        rates.take(text, 0)
+        with pytest.raises(RateExceeded) as refused:
+            rates.take(text, 0.4)
+        assert (refused.value.per_second, refused.value.retry_after_seconds) == (2, 1)
+    rates.take("a", 0.5)
+    for text in ("c", "d"):
+        rates.take(text, 0.6)
+    assert len(rates) == 3
+    with pytest.raises(RateExceeded):
+        rates.take("a", 0.6)  # it was there later than the one that made room
+    rates.take("b", 0.6)
+
+
+def test_rate_of_nobody_is_limited_where_there_is_none() -> None:
+    rates = Rates(0)
+    for _ in range(1000):
+        rates.take("a", 0)
