@@ -5,11 +5,9 @@ Facts are handed in (`Standing`, the customer's key), so nothing is looked up he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from enum import StrEnum
 from typing import Final
-
-from collections.abc import Container
 
 import msgspec
 

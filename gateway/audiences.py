@@ -17,8 +17,8 @@ from auth.policies import must_be_customer, must_have_pass_for, must_have_scope
 from gateway.authorization import (
     guests_order,
     may_act_as_device,
-    may_see_cart,
     may_see_as_guest,
+    may_see_cart,
     may_see_finance,
     may_see_order,
     may_see_restaurant,

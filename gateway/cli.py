@@ -10,7 +10,7 @@ from auth.errors import AuthError
 from gateway.errors import GatewayError
 from streams.errors import StreamsError
 
-COMMANDS = ("serve", "demo", "token", "publish", "tail", "outbox", "projection", "epoch", "schema")
+COMMANDS = ("serve", "demo", "token", "publish", "tail", "export", "outbox", "projection", "epoch", "schema")
 
 
 class _Passline(click.Group):

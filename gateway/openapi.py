@@ -72,6 +72,12 @@ _WHEN = {
 }
 
 
+class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A request's body, if it is more than events. A field that it does not have is refused rather than passed over, so
+    that a misspelt one does not go unnoticed.
+    """
+
+
 def refusals(*statuses: int) -> dict[int, ResponseSpec]:
     """The problem documents that a handler may answer; 400 and 500 may come from anywhere."""
     return {
@@ -170,10 +176,14 @@ async def _without_pages(response: Response[Any]) -> Response[Any]:
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Litestar's document with the events, and mended where it says what is not so.
 
-    Its `oneOf` is `anyOf`, since several of the kinds may fit; a parameter that may be left out is never null.
+    Its `oneOf` is `anyOf`, since several of the kinds may fit; a parameter that may be left out is never null; and a
+    `Body` has no other fields.
     """
     completed = {name: _with_any_of(value) for name, value in document.items()}
-    completed["components"]["schemas"] |= _event_schemas()
+    schemas = completed["components"]["schemas"]
+    schemas |= _event_schemas()
+    for body in Body.__subclasses__():
+        schemas[body.__name__]["additionalProperties"] = False
     for path in completed["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):

@@ -162,6 +162,13 @@ def _webhook_url(text: str) -> Secret:
     return Secret(text)
 
 
+def _authorization(text: str) -> Secret:
+    """The value of a header, which may hold a password."""
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("the value is not printable ASCII without spaces around it, as in `Bearer …`")
+    return Secret(text)
+
+
 def _webhook_secret(text: str) -> Secret:
     read_keys(text)  # its error never repeats the secret
     return Secret(text)
@@ -227,6 +234,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbox_database_url: Annotated[Secret | None, _database_url, "an application's, with an outbox to relay"] = None
     outbox_table: Annotated[str, _table, "the outbox in it; schema.table where it is in a schema"] = "passline_outbox"
     outbox_keep_seconds: Annotated[int, _whole(0, 366 * 86_400), "that an outbox keeps what was published"] = 86_400
+    export_authorization: Annotated[Secret | None, _authorization, "sent by `passline export` with every batch"] = None
 
     command_seconds: Annotated[int, _whole(1, 3600), "that an order service has to take a command"] = 60
 

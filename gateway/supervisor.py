@@ -170,6 +170,8 @@ class Supervisor:
         settings, environment = self._settings, dict(os.environ)
         environment["PASSLINE_DATA_DIR"] = str(settings.data_dir.absolute())
         environment["PASSLINE_LOG_LEVEL"] = settings.log_level
+        environment["PASSLINE_TEAM_CARTS"] = str(settings.team_carts).lower()
+        environment["PASSLINE_SHOW_PLATFORM_FEE"] = str(settings.show_platform_fee).lower()
         if self._broker is not None:
             for each in ROLES:
                 environment.pop(password_variable(each), None)

@@ -38,6 +38,14 @@ LONGEST_RETRY_SECONDS = 900.0
 _log = structlog.get_logger()
 
 
+def http_client(seconds: float) -> httpx.AsyncClient:
+    """Follows no redirects: the address in the settings is the one that is meant.
+
+    `HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR` hold as usual.
+    """
+    return httpx.AsyncClient(timeout=seconds, follow_redirects=False)
+
+
 class Webhook:
     """Delivers what is queued to `url`, signed with each of `keys`. `clock` is in Unix seconds.
 
@@ -64,7 +72,7 @@ class Webhook:
         """Deliver until cancelled."""
         under_way: set[asyncio.Task[None]] = set()
         async with (
-            httpx.AsyncClient(timeout=self._attempt_seconds, follow_redirects=False) as http,
+            http_client(self._attempt_seconds) as http,
             asyncio.TaskGroup() as group,
         ):
             while True:

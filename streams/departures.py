@@ -29,7 +29,7 @@ class Departures:
         return len(self._at)
 
     def note(self, lane: str, now: float) -> None:
-        """The last stream on a lane has ended. Only restaurants' lanes are remembered."""
+        """A stream on a lane has ended; there may be others. Only restaurants' lanes are remembered."""
         if not lane.startswith(_PREFIX):
             return
         self._at.pop(lane, None)

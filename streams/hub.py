@@ -175,8 +175,7 @@ class Hub:
         del self._subscribers[subscriber]
         for lane in subscriber.lanes:
             self._by_lane.discard(lane, subscriber)
-            if not self._by_lane.count(lane):
-                self.departures.note(lane, self.clock())
+            self.departures.note(lane, self.clock())
         for fact in subscriber.grant.revocable_by:
             self._by_grant.discard(fact, subscriber)
         for ending in subscriber.grant.endings:

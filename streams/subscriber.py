@@ -197,7 +197,7 @@ class Subscriber:
                 index += 1
                 if broadcast.sequence <= self.cursor:
                     continue
-                block = hub.frames.of(broadcast, self._keys_at(broadcast.sequence))
+                block = hub.frames.of(broadcast, self._keys_for(broadcast))
                 blocks.append(block)
                 size += len(block)
                 self.cursor = broadcast.sequence
@@ -273,11 +273,12 @@ class Subscriber:
         else:
             self.connection.finish(self.hub.frames.encoder.closing(end))
 
-    def _keys_at(self, sequence: int) -> Sequence[str]:
-        """The keys that may be shown what stands at `sequence`."""
+    def _keys_for(self, broadcast: Broadcast) -> Sequence[str]:
+        """The keys that may be shown it."""
         if self.since is None:
             return self.keys
-        return [key for key, since in zip(self.keys, self.since, strict=True) if sequence > since]
+        feeds = zip(self.keys, self.lanes, self.since, strict=True)
+        return [key for key, lane, since in feeds if broadcast.sequence > since and lane in broadcast.lanes]
 
     def _write(self, data: bytes) -> None:
         self.written_at = self.hub.clock()

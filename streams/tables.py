@@ -305,7 +305,6 @@ LIVE = _projected(metadata, "", [])
 Index(None, LIVE.orders.c.restaurant_id, LIVE.orders.c.is_open, LIVE.orders.c.first_sequence, LIVE.orders.c.order_id)
 Index(None, LIVE.orders.c.customer_key, LIVE.orders.c.is_open, LIVE.orders.c.first_sequence)
 Index(None, LIVE.alarms_due.c.alarm, LIVE.alarms_due.c.raised, LIVE.alarms_due.c.since)
-Index(None, LIVE.alarms_due.c.alarm, LIVE.alarms_due.c.raised, LIVE.alarms_due.c.promised)
 Index(None, LIVE.workflows.c.last_time)
 Index(None, LIVE.team_carts.c.last_time)
 

@@ -16,11 +16,13 @@ from auth.claims import Role
 from gateway.commands.context import connection, read_settings
 from gateway.commands.serve import listening_options
 from gateway.demo import TownAtWork
+from gateway.dinner import Diners, Dinner
 from gateway.minting import mint_token
 from gateway.order_service import OrderService
 from gateway.supervisor import Supervisor, supervise
-from gateway.town import RESTAURANTS, Town
+from gateway.town import CUSTOMERS, RESTAURANTS, Town
 from streams.cursor import Cursor
+from streams.subjects import identity_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +65,9 @@ def demo(
     Example:
       passline demo --rate 60 --restaurants 5
     """
-    settings = read_settings("warning", host=host, port=port, workers=workers, data_dir=data_dir)
+    settings = read_settings(
+        "warning", host=host, port=port, workers=workers, data_dir=data_dir, team_carts="true", show_platform_fee="true"
+    )
     town = Town(seed=secrets.randbits(64), restaurants=restaurants, orders_per_minute=rate)
     if not asyncio.run(supervise(settings, partial(_demo, settings, town))):
         sys.exit(1)
@@ -81,6 +85,7 @@ async def _demo(settings: Settings, town: Town, supervisor: Supervisor) -> None:
             asyncio.create_task(order_service.run()),
             asyncio.create_task(work.run()),
             asyncio.create_task(_tell(settings, town, work, supervisor, broker.log)),
+            asyncio.create_task(_dine(settings, town, work, supervisor)),
         )
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -90,6 +95,29 @@ async def _demo(settings: Settings, town: Town, supervisor: Supervisor) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _dine(settings: Settings, town: Town, work: TownAtWork, supervisor: Supervisor) -> None:
+    """Friends have dinner in the town, by way of the gateway."""
+    await supervisor.wait_ready()
+    await work.first_stored.wait()
+    told: list[str] = []
+
+    def tell(about: str, line: str) -> None:
+        """Of the first dinner; the others are like it."""
+        if about not in told:
+            told.append(about)
+            click.echo(f"{_CLEAR_LINE if sys.stdout.isatty() else ''}\n# {about}\n{line}\n")
+
+    host, friend = CUSTOMERS[2:4]
+    diners = Diners(town.restaurants[0], host, friend, partial(_token, settings))
+    await Dinner(_local(supervisor.url), diners, tell).run()
+
+
+def _token(settings: Settings, subject: str, **claims: Any) -> str:
+    life = min(TOKEN_SECONDS, settings.token_max_life_seconds)
+    token, _ = mint_token(settings, subject=subject, life_seconds=life, **claims)
+    return token
 
 
 # -- What is shown -----------------------------------------------------------------------------------------------------
@@ -152,9 +180,7 @@ def _lines(settings: Settings, town: Town, url: str, cursor: str) -> Iterator[tu
     restaurant, order = town.restaurants[0], town.first_order
 
     def bearer(subject: str, **more: Any) -> str:
-        life = min(TOKEN_SECONDS, settings.token_max_life_seconds)
-        token, _ = mint_token(settings, subject=subject, life_seconds=life, **more)
-        return f"Authorization: Bearer {token}"
+        return f"Authorization: Bearer {_token(settings, subject, **more)}"
 
     stream = f"/api/v1/restaurants/{restaurant.id}/events"
     staff = bearer(restaurant.staff[0])
@@ -172,6 +198,20 @@ def _lines(settings: Settings, town: Town, url: str, cursor: str) -> Iterator[tu
     yield (
         f"Order {town.waiting_order.number} waits until you accept it: watch the kitchen, and the town go on with it",
         f'curl -X POST -H "{staff}" {url}/api/v1/orders/{town.waiting_order.id}/accept',
+    )
+    manager = bearer(restaurant.owner, restaurants={each.id: Role.OWNER for each in town.restaurants})
+    topics = "&".join(f"topic=restaurants/{each.id}" for each in town.restaurants)
+    yield (
+        "All of the town's restaurants, and the bookings of one, on one stream",
+        f'curl -N -H "{manager}" "{url}/api/v1/events?{topics}&topic=finance/{restaurant.id}"',
+    )
+    yield (
+        f"Every order of {order.customer.name}",
+        f'curl -N -H "{customer}" {url}/api/v1/customers/{identity_key(order.customer.identity)}/events',
+    )
+    yield (
+        f"Who is connected to {restaurant.name}, in all processes",
+        f'curl -H "{owner}" {url}/api/v1/restaurants/{restaurant.id}/devices',
     )
     now = "'$(date +%s)'", "'$(date -u +%Y-%m-%dT%H:%M:%SZ)'"  # the shell's, between two quoted parts
     placed = (

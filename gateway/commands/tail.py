@@ -39,7 +39,7 @@ class NoSuchOrder(GatewayError):
     """The log has no event of an order."""
 
 
-class _TopicType(click.ParamType[Topic]):
+class TopicType(click.ParamType[Topic]):
     name = "topic"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Topic:
@@ -49,7 +49,7 @@ class _TopicType(click.ParamType[Topic]):
             self.fail(str(error), param, ctx)
 
 
-class _Since(click.ParamType[float]):
+class SinceType(click.ParamType[float]):
     name = "time"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -61,9 +61,9 @@ class _Since(click.ParamType[float]):
 
 
 @click.command
-@click.argument("topic", type=_TopicType())
+@click.argument("topic", type=TopicType())
 @click.option("--from", "cursor", metavar="CURSOR", help="Go on after this position, as in an event's id.")
-@click.option("--since", type=_Since(), metavar="SPAN|TIME", help="Begin at a time of the log: 15m, 2h, or RFC 3339.")
+@click.option("--since", type=SinceType(), metavar="SPAN|TIME", help="Begin at a log time: 15m, 2h, or RFC 3339.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the id.")
 @data_dir_option
 def tail(topic: Topic, cursor: str | None, since: float | None, as_json: bool, data_dir: Path | None) -> None:
@@ -87,7 +87,7 @@ def tail(topic: Topic, cursor: str | None, since: float | None, as_json: bool, d
 
 async def _tail(settings: Settings, topic: Topic, cursor: str | None, since: float | None, encoder: Encoder) -> None:
     async with connection(settings, "gateway") as broker:
-        feed = await _feed(broker.log, topic)
+        feed = await feed_of(broker.log, topic)
         state = await broker.log.state()
         frames = Frames(state.epoch, encoder)
         reader = broker.reader(state.epoch, await _begin(broker.log, state, cursor, since), filters=(feed.filter,))
@@ -99,7 +99,8 @@ async def _tail(settings: Settings, topic: Topic, cursor: str | None, since: flo
                         click.echo(shown)
 
 
-async def _feed(log: Log, topic: Topic) -> Feed:
+async def feed_of(log: Log, topic: Topic) -> Feed:
+    """What shows a topic; of an order, as its customer. Raises NoSuchOrder."""
     if topic.kind is not TopicKind.ORDER:
         return FEEDS[topic.kind](topic.id)
     position = 0

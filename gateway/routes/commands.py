@@ -20,7 +20,7 @@ from auth.errors import PassRefused
 from gateway.authentication import TAKES_PASS, Carrier
 from gateway.authorization import may_command
 from gateway.idempotency_key import KEY_PATTERN, unquoted
-from gateway.openapi import BEARER, SESSION, OrderId, refusals
+from gateway.openapi import BEARER, SESSION, Body, OrderId, refusals
 from gateway.problems import NEVER_KEPT
 from gateway.process import Gateway
 from streams.commands import Capacity, OrderCommand, SentBy
@@ -43,13 +43,13 @@ IdempotencyKey: TypeAlias = Annotated[
 ]
 
 
-class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class Acceptance(Body, frozen=True, kw_only=True):
     """What may be said with `accept`."""
 
     estimated_delivery_time: UtcTime | UnsetType = UNSET
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Explanation(Body, frozen=True, kw_only=True):
     """What may be said with `reject` and `cancel`."""
 
     reason: Text | UnsetType = UNSET

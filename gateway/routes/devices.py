@@ -23,7 +23,7 @@ from auth.errors import DeviceKeyRefused
 from auth.passes import DEVICE_PASS_SECONDS, Passes
 from gateway.authentication import PUBLIC, Carrier
 from gateway.authorization import may_manage_restaurant
-from gateway.openapi import BEARER, DEVICE, SESSION, RestaurantId, refusals
+from gateway.openapi import BEARER, DEVICE, SESSION, Body, RestaurantId, refusals
 from gateway.pairing import OpenedPairing, RegisteredDevice, open_pairing, register_device
 from gateway.problems import NEVER_KEPT
 from gateway.process import Gateway
@@ -46,7 +46,7 @@ DeviceId: TypeAlias = Annotated[str, PathParameter(pattern=ID_PATTERN, descripti
 _log = structlog.get_logger()
 
 
-class ShownCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShownCode(Body, frozen=True, kw_only=True):
     """What a device shows of the owner's code, and what it is to be called."""
 
     code: Annotated[str, Meta(min_length=1, max_length=32, description="In any case, with or without the hyphen.")]

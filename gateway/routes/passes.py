@@ -21,7 +21,7 @@ from auth.claims import Claims
 from auth.passes import MAX_PASS_SECONDS, Passes
 from gateway.authentication import Carrier
 from gateway.authorization import may_see_order
-from gateway.openapi import BEARER, SESSION, OrderId, refusals
+from gateway.openapi import BEARER, SESSION, Body, OrderId, refusals
 from gateway.problems import NEVER_KEPT
 from gateway.process import Gateway
 from gateway.recording import new_event_id, now_utc, record
@@ -45,7 +45,7 @@ PassId: TypeAlias = Annotated[
 _log = structlog.get_logger()
 
 
-class WantedPass(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class WantedPass(Body, frozen=True, kw_only=True):
     """What may be said of a pass: how long it lives, a day at most."""
 
     life_seconds: Annotated[int, Meta(ge=1, le=MAX_PASS_SECONDS)] = MAX_PASS_SECONDS

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from streams.applying.rows import Row, chunks, replace
+from streams.applying.rows import Row, chunks
 from streams.database import execute
 from streams.entry import Entry
 from streams.events import (
@@ -139,22 +139,13 @@ class DueRows:
             self.alarms.append((entry, event))
 
     async def store(self, connection: AsyncConnection) -> None:
-        """Write what has changed."""
-        await replace(connection, self._table, [row for order_id in self._now for row in self._changes(order_id)])
+        """Write what has changed: all rows of an order anew, since they are few and come and go together."""
+        changed = [order_id for order_id, now in self._now.items() if now != self._loaded.get(order_id, {})]
+        for some in chunks(order_id for order_id in changed if order_id in self._loaded):
+            await execute(connection, delete(self._table).where(self._table.c.order_id.in_(some)))
+        if rows := [row for order_id in changed for row in self._rows(order_id)]:
+            await execute(connection, insert(self._table), rows)
 
-    def _changes(self, order_id: str) -> list[Row]:
-        before, now = self._loaded.get(order_id, {}), self._now[order_id]
-        gone: list[Row] = [
-            {"order_id": order_id, "alarm": alarm, "sequence": None} for alarm in before if alarm not in now
-        ]
-        kept = [
-            {
-                "order_id": order_id,
-                "alarm": str(alarm),
-                "restaurant_id": self._restaurants[order_id],
-                **due._asdict(),
-            }
-            for alarm, due in now.items()
-            if before.get(alarm) != due
-        ]
-        return gone + kept
+    def _rows(self, order_id: str) -> list[Row]:
+        order = {"order_id": order_id, "restaurant_id": self._restaurants[order_id]}
+        return [{**order, "alarm": str(alarm), **due._asdict()} for alarm, due in self._now[order_id].items()]

@@ -22,7 +22,9 @@ async def test_demo_prints_lines_that_work_when_they_are_pasted(tmp_path: Path) 
         told = it.output.splitlines()
         assert told.count(f"passline is listening on {it.url}") == 1
         lines = [line for line in told if line.startswith("curl ")]
-        kitchen_line, resumed_line, order_line, accept_line, publish_line = lines
+        kitchen_line, resumed_line, order_line, accept_line, several_line, customer_line, present_line, publish_line = (
+            lines[:8]
+        )
         assert any(line.startswith("await fetch('/api/v1/session'") for line in told)
 
         async with pasted(kitchen_line) as shown:
@@ -38,8 +40,17 @@ async def test_demo_prints_lines_that_work_when_they_are_pasted(tmp_path: Path) 
             await until(shown, mine["eventId"])
         async with pasted(order_line) as shown:
             await until(shown, "event: snapshot")
+        async with pasted(several_line) as shown:
+            await until(shown, '"topics":["restaurants/pizzeria-roma","restaurants/sushi-kumo"')
+            assert json.loads(await run_in_shell(present_line))["connected"] >= 1
+        async with pasted(customer_line) as shown:
+            await until(shown, '"topic":"customers/ada"')
+        await eventually(lambda: "fill a cart together" in it.output)
+        cart_line = next(line for line in it.output.splitlines() if "/api/v1/carts/" in line)
+        async with pasted(cart_line) as shown:
+            await until(shown, "event: ReceiveTeamCart")
         async with pasted(kitchen_line) as shown:
-            await until(shown, "event: snapshot")
+            await until(shown, '"orders":[')
             sent = json.loads(await run_in_shell(accept_line))
             assert '"status":"Accepted"' in await until(shown, f'"orderId":"{sent["orderId"]}"')
             assert '"status":"Preparing"' in await until(shown, f'"orderId":"{sent["orderId"]}"')

@@ -5,21 +5,26 @@ Real processes, real kills; what publishers and clients wrote down is judged by 
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from contextlib import AsyncExitStack
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from auth.keys import development_key
 from auth.tokens import mint
+from streams.topics import TopicKind
+from tests.e2e.district import District
+from tests.e2e.losses import Losses
 from tests.support.checker import check
 from tests.support.nats import eventually
 from tests.support.processes import PasslineProcess
+from tests.support.publishing import RecordingPublisher
 from tests.support.reconnecting import ReconnectingClient, random_cuts
-from tests.support.records import Grant, History, Position, Published
+from tests.support.records import Grant, History, Position
 from tests.support.sse_client import StreamRequest
 
 if TYPE_CHECKING:
@@ -37,20 +42,17 @@ class Town:
 
     def __init__(self, passline: PasslineProcess, random: Random) -> None:
         self.random = random
-        self.published: list[Published] = []
         self._passline = passline
         self._key = development_key(passline.data_dir)
-        self._http = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {self.token('order-service', scopes=['events:publish'])}"},
-            timeout=6,
-            trust_env=False,
-        )
+        token = self.token("order-service", scopes=["events:publish"])
+        self._publisher = RecordingPublisher(lambda: passline.url, token, topics_of)
+        self.published = self._publisher.published
 
     async def __aenter__(self) -> Town:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._publisher.__aexit__()
 
     def token(self, subject: str, **claims: Any) -> str:
         return mint(
@@ -88,37 +90,8 @@ class Town:
                 yield [self.event(order, step) for order, step in chunk[begin : begin + 20]]
 
     async def publish(self, events: list[dict[str, Any]]) -> None:
-        """Until each is acknowledged; who retries uses the same event id."""
-        left = events
-        while left:
-            results = await self._attempt(left)
-            for event, result in zip(left, results, strict=True):
-                topics = (f"restaurants/{event['restaurantId']}", f"orders/{event['orderId']}")
-                is_stored = result is not None and result["status"] in ("stored", "duplicate")
-                self.published.append(
-                    Published(
-                        event["eventId"],
-                        topics,
-                        "ok" if is_stored else "unknown",
-                        result["cursor"] if is_stored and result is not None else None,
-                    )
-                )
-            left = [
-                event
-                for event, result in zip(left, results, strict=True)
-                if result is None or result["status"] not in ("stored", "duplicate")
-            ]
-
-    async def _attempt(self, events: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
-        try:
-            response = await self._http.post(f"{self._passline.url}/api/v1/events", json=events)
-        except httpx.TransportError:
-            return [None] * len(events)
-        if response.status_code not in (200, 207, 503) or "results" not in response.json():
-            assert response.status_code == 503, response.text
-            return [None] * len(events)
-        results: list[dict[str, Any] | None] = response.json()["results"]
-        return results
+        """Until each is acknowledged."""
+        await self._publisher.publish(events)
 
     def clients(self) -> Iterator[ReconnectingClient]:
         """Fifty kitchens and fifty customers, each of whom is cut again and again."""
@@ -141,8 +114,12 @@ class Town:
 
     @property
     def last_acknowledged(self) -> Position:
-        positions = [Position.parse(each.cursor) for each in self.published if each.cursor is not None]
-        return max(position for position in positions if position is not None)
+        return self._publisher.last_acknowledged
+
+
+def topics_of(event: dict[str, Any]) -> tuple[str, ...]:
+    """Those of the two kinds that are watched here."""
+    return f"restaurants/{event['restaurantId']}", f"orders/{event['orderId']}"
 
 
 async def run_town(passline: PasslineProcess, seed: int, nemesis: Any = None) -> None:
@@ -181,6 +158,55 @@ async def test_each_client_gets_each_event_once_while_all_come_and_go(tmp_path: 
     ) as passline:
         await run_town(passline, seed=20261120)
         assert len(passline.processes("gateway")) == 2
+
+
+NO_ALARMS = dict.fromkeys(("ACCEPT_WITHIN", "READY_WITHIN", "DELIVER_WITHIN", "UNATTENDED"), "0")
+"""They would stand in the log, and nobody here has published them."""
+
+
+@pytest.mark.timeout(120)
+async def test_every_audience_gets_its_own_once_while_all_come_and_go_and_some_lose_it(tmp_path: Path) -> None:
+    """Every kind of topic, alone and with others on a stream, over two processes.
+
+    Another seed each time: `PROMISE_SEED` gives one again.
+    """
+    seed = int(os.environ.get("PROMISE_SEED") or Random().randrange(2**32))
+    sys.stdout.write(f"PROMISE_SEED={seed}\n")
+    environment = ENVIRONMENT | {f"PASSLINE_{name}_SECONDS": value for name, value in NO_ALARMS.items()}
+    environment["PASSLINE_TEAM_CARTS"] = "1"
+    async with (
+        PasslineProcess("serve", "--workers", "2", data_dir=tmp_path / "data", environment=environment) as passline,
+        District(passline, seed) as district,
+        AsyncExitStack() as stack,
+    ):
+        await district.begin()
+        losses = Losses(district, passline.url)
+        await losses.prepare()
+        district.watch()
+        for client in district.clients:
+            await stack.enter_async_context(client)
+        for loss in losses.due:
+            await district.live(steps=60)
+            await loss()
+        await district.live(steps=60)
+        history = await district.history()
+        report = check(history)
+        sys.stdout.write(f"{report}\n")
+        report.assert_clean()
+        assert report.resumed > 400, "hardly anybody came back"
+        assert report.halves > 0, "nobody was cut between two blocks of an entry"
+        assert _kinds_seen(history) == {*TopicKind, "guests"}
+
+
+def _kinds_seen(history: History) -> set[str]:
+    """Of which kinds of topic anything came."""
+    return {
+        str(block.topic).partition("/")[0]
+        for client in history.clients
+        for connection in client.connections
+        for block in connection.blocks
+        if block.event_id is not None
+    }
 
 
 @pytest.mark.timeout(150)

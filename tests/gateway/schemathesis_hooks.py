@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from uuid import uuid4
 
 import schemathesis
+
+from gateway.idempotency_key import KEY_PATTERN
 
 _IDENTITIES = ("customerId", "subject")
 _ROOM = 60  # a longer id would become one that is too long
@@ -18,6 +22,14 @@ def map_body(context: object, body: Any) -> Any:
     if isinstance(body, list):
         return [_by_itself(_mended(event), index) for index, event in enumerate(body)]
     return _mended(body)
+
+
+@schemathesis.hook
+def map_headers(context: object, headers: Any) -> Any:
+    """A key that stands for a command can't be used for another one: each request has its own."""
+    if isinstance(headers, dict) and re.fullmatch(KEY_PATTERN, str(headers.get("Idempotency-Key"))):
+        return {**headers, "Idempotency-Key": uuid4().hex}
+    return headers
 
 
 def _by_itself(event: Any, index: int) -> Any:

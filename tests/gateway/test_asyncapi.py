@@ -169,7 +169,7 @@ async def test_gateway_serves_the_document_to_anybody(rest: Rest) -> None:
 
 def request_of(gateway: RunningGateway, audience: Audience) -> StreamRequest:
     """A request of somebody's who may, at the document's address."""
-    subject, claims = {
+    who: dict[Audience, tuple[str, dict[str, Any]]] = {
         Audience.RESTAURANT: ("owner", {"restaurants": {"r1": "owner"}}),
         Audience.PARTNER: ("owner", {"restaurants": {"r1": "owner"}}),
         Audience.FINANCE: ("owner", {"restaurants": {"r1": "owner"}}),
@@ -179,7 +179,8 @@ def request_of(gateway: RunningGateway, audience: Audience) -> StreamRequest:
         Audience.MARKETING: ("marketer", {"scopes": ["marketing:read"]}),
         Audience.CART: ("m1", {}),
         Audience.WORKFLOW: ("u1", {}),
-    }[audience]
+    }
+    subject, claims = who[audience]
     address = document()["channels"][audience]["address"].format_map(PATH_IDS)
     return StreamRequest(gateway.url + address, token=gateway.token(subject, **claims))
 

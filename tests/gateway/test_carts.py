@@ -129,9 +129,9 @@ async def test_who_leaves_or_is_removed_is_out_before_the_others_are_told(
     assert (await refused(several(gateway, "cem"), 403))["topic"] == "carts/t1"
 
 
-@pytest.mark.parametrize("way", [stream_of, several])
+@pytest.mark.parametrize("opening", [stream_of, several])
 async def test_member_sees_what_followed_their_latest_joining_and_nothing_before(
-    passline: Passline, gateway: RunningGateway, way: Any
+    passline: Passline, gateway: RunningGateway, opening: Any
 ) -> None:
     begin = await cart(passline, "Created", "c", "ada")
     await cart(passline, "MemberJoined", "j1", "bob")
@@ -143,9 +143,9 @@ async def test_member_sees_what_followed_their_latest_joining_and_nothing_before
     last = await cart(passline, "ItemAdded", "after", "ada", item=PIZZA)
     epoch = gateway.gateway.facts.epoch
     await applied(gateway, last)
-    own = ["own"] if way is several else []
+    own = ["own"] if opening is several else []
     for position in (begin, joined - 3, joined):
-        async with open_stream(way(gateway, "bob", last_event_id=f"{epoch}-{position}")) as stream:
+        async with open_stream(opening(gateway, "bob", last_event_id=f"{epoch}-{position}")) as stream:
             wanted = [*(own if position < joined else []), "after"]
             assert await told(stream, len(wanted)) == wanted
             assert b"while-" not in stream.body

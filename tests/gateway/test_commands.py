@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -139,6 +140,17 @@ async def test_who_may_send_which_command(rest: Rest) -> None:
 def test_table_of_who_may_names_every_command_and_no_other() -> None:
     assert set().union(*MAY_COMMAND.values()) == set(Command)
     assert set(MAY_COMMAND) == set(Capacity)
+
+
+def test_documentation_shows_the_table_of_who_may() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    head, _, *rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|") and line.count("|") == len(Command) + 2
+    ]
+    shown = [{name for name, cell in zip(head[1:], row[1:], strict=True) if cell == "yes"} for row in rows]
+    assert shown == [set(MAY_COMMAND[capacity]) for capacity in Capacity]
 
 
 async def test_without_credentials_nothing_is_sent(rest: Rest) -> None:

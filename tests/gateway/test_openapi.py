@@ -9,7 +9,7 @@ import pytest
 
 import streams.facts
 from gateway.ingest import ACCEPTED
-from streams.events import EVENT_TYPES
+from streams.events import EVENT_TYPES, Command
 from tests.gateway.serving import problem
 
 if TYPE_CHECKING:
@@ -97,6 +97,15 @@ async def test_every_route_is_in_the_document(rest: Rest) -> None:
     paths = (await document(rest))["paths"]
     assert {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations} == {
         "GET /api/v1/orders/{order_id}",
+        *(f"POST /api/v1/orders/{{order_id}}/{command}" for command in Command),
+        "POST /api/v1/orders/{order_id}/guest-pass",
+        "DELETE /api/v1/orders/{order_id}/guest-pass/{pass_id}",
+        "POST /api/v1/restaurants/{restaurant_id}/devices/pairing",
+        "GET /api/v1/restaurants/{restaurant_id}/devices/keys",
+        "DELETE /api/v1/restaurants/{restaurant_id}/devices/{device_id}",
+        "POST /api/v1/devices",
+        "POST /api/v1/devices/pass",
+        "POST /api/v1/devices/key",
         "GET /api/v1/orders/{order_id}/events",
         "GET /api/v1/restaurants/{restaurant_id}/events",
         "GET /api/v1/restaurants/{restaurant_id}/orders/active",
@@ -117,7 +126,7 @@ async def test_every_operation_but_the_public_ones_says_how_to_authenticate(rest
         for method, operation in operations.items()
         if not operation.get("security")
     }
-    assert public == {"DELETE /api/v1/session", "GET /health/live", "GET /health/ready"}
+    assert public == {"DELETE /api/v1/session", "POST /api/v1/devices", "GET /health/live", "GET /health/ready"}
 
 
 async def test_every_event_type_can_be_found_in_what_may_be_published(rest: Rest) -> None:

@@ -193,12 +193,18 @@ async def test_who_signals_too_often_is_told_to_wait(rest: Rest) -> None:
     assert (await send(rest, TYPING, rest.bearer("boss", restaurants={"r1": "owner"}))).status_code == 202
 
 
-async def test_signal_while_the_broker_is_gone_is_for_never(rest: Rest) -> None:
-    """It is not kept until the broker is back."""
+async def test_signal_while_the_broker_is_away_is_lost_and_later_ones_are_not(rest: Rest) -> None:
+    """It is not kept until the broker is back: it would be worth nothing then."""
     await rest.happened(rest.event("OrderPlaced"))
-    gateway = rest.gateway.gateway
-    client = gateway.signals._client
+    client = rest.gateway.gateway.signals._client
     headers = rest.bearer("c1")
-    with rest.hung_broker():
-        await eventually(lambda: not client.is_connected, within=20)
-        assert problem(await send(rest, TYPING, headers))["status"] == 503
+    async with open_stream(rest.gateway.customer("o1")) as stream:
+        await stream.next_event("snapshot")
+        with rest.hung_broker():
+            await eventually(lambda: not client.is_connected, within=20)
+            response = await send(rest, TYPING, headers)
+            assert problem(response)["status"] == 503
+            assert 1 <= int(response.headers["retry-after"]) <= 3
+        await eventually(lambda: client.is_connected, within=20)
+        assert (await send(rest, VIEWING, headers)).status_code == 202
+        assert json.loads((await stream.next_event("ReceiveSignal")).data or "")["type"] == "viewing"

@@ -221,14 +221,14 @@ async def test_town_at_work_puts_staff_before_orders_and_each_event_once_through
         service = OrderService(CommandConsumer(services, ack_wait_seconds=1), OrderHistory(services, Log(services)))
         running = [asyncio.create_task(work.run()), asyncio.create_task(service.run())]
 
-        async def some_are_delivered() -> bool:
-            return await log.next_match(before, "orders.*.*.*.OrderDelivered") is not None
+        async def some_are_prepared() -> bool:
+            return await log.next_match(before, "orders.*.*.*.OrderPreparing") is not None
 
         try:
             await asyncio.wait_for(work.first_stored.wait(), 5)
             await log_server.restart()
             before = (await log.state()).last
-            await eventually(some_are_delivered, within=25)
+            await eventually(some_are_prepared, within=25)
             assert not any(task.done() for task in running)
         finally:
             for task in running:

@@ -11,11 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from gateway.signing import read_keys, signature
-from gateway.webhook import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Webhook, retry_seconds
+from gateway.webhook import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Webhook, http_client, retry_seconds
 from streams.database import open_database
 from streams.deliveries import CLAIM_SECONDS, GIVEN_UP_SECONDS, Deliveries
 from streams.events import Alarm, OrderAccepted, OrderDelayed, OrderPlaced, OrderUnattended
@@ -121,7 +120,7 @@ class Town:
         keys = read_keys(",".join(secrets or (SECRET,)))
         webhook = Webhook(deliveries, self.receiver.url, keys, clock=lambda: self.now, attempt_seconds=0.5)
         made = 0
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with http_client(0.5) as http:
             while some := await webhook.deliver_due(http):
                 made += some
         return made

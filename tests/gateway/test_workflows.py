@@ -38,7 +38,7 @@ def stream_of(gateway: RunningGateway, user: str, correlation_id: str = "w1", **
 
 async def steps(stream: SseStream, count: int) -> list[tuple[str, object]]:
     """Status and order id of the next `count` events."""
-    found = []
+    found: list[tuple[str, object]] = []
     while len(found) < count:
         told = said(await stream.next_event("OrderStatusChanged"))
         found.append((told["status"], told.get("orderId")))

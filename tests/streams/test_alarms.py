@@ -130,6 +130,36 @@ async def test_what_is_late_is_what_a_plain_model_says_after_every_step(
     assert await rows(engine) == before
 
 
+async def test_rebuild_of_an_order_that_is_older_than_the_log_knows_what_is_awaited_of_it(engine: AsyncEngine) -> None:
+    ready: dict[str, Any] = {"alarm": Alarm.READY, "due_at": minutes(0)}
+    story: list[tuple[Any, dict[str, Any]]] = [
+        (OrderPlaced, {}),
+        (OrderUnattended, {}),
+        (OrderPaymentSucceeded, {}),
+        (OrderAccepted, {}),
+        (OrderDelayed, ready),
+        (OrderEtaUpdated, {"estimated_delivery_time": minutes(10)}),
+        (OrderDelayed, ready),
+        (OrderEtaUpdated, {"estimated_delivery_time": minutes(20)}),
+        (OrderEtaUpdated, {"estimated_delivery_time": None}),
+        (OrderReadyForDelivery, {"estimated_delivery_time": minutes(30)}),
+        (OrderDelayed, {"alarm": Alarm.DELIVER, "due_at": minutes(35)}),
+    ]
+    log = TimedLog()
+    for kind, said in story:
+        log.now += 60
+        log.order(kind, **said)
+        await apply(engine, log)
+        before = await rows(engine)
+
+        async def read(after: int) -> AsyncIterator[Sequence[Entry]]:
+            yield log.after(after)
+
+        for first in range(max(1, log.last - 3), log.last + 1):
+            await rebuild(engine, epoch=EPOCH, first=first, read=read, progress=lambda _: None)
+            assert await rows(engine) == before
+
+
 async def test_change_of_the_times_takes_effect_at_once(engine: AsyncEngine) -> None:
     log = TimedLog()
     log.order(OrderPlaced)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import re
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,11 +31,13 @@ from streams.errors import BrokerUnavailable, JetStreamRefused
 from streams.events import (
     Command,
     CommandExpired,
+    CommandRejected,
     NotificationTarget,
     OrderAccepted,
     OrderCancelled,
     OrderEvent,
     OrderPlaced,
+    decode,
     encode,
 )
 from streams.expiry import CommandExpiry
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from streams.embedded import EmbeddedNats
     from tests.support.nats import StartNats
 
+ROOT = Path(__file__).parents[2]
 NOW = dt.datetime(2026, 11, 20, 18, tzinfo=dt.UTC)
 ORDER = OrderKey("r1", "c1", "o1")
 
@@ -111,6 +116,19 @@ def test_command_is_told_in_the_words_of_the_contract() -> None:
     }
     assert decode_command(msgspec.json.encode(sent)) == sent
     assert sent.subject == "commands.r1.o1.reject"
+
+
+def test_documentation_shows_a_command_and_an_answer_as_they_are() -> None:
+    shown = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "commands.md").read_text(), re.DOTALL)
+    [sent] = [msgspec.json.decode(each) for each in shown if "sentBy" in each]
+    decoded = decode_command(msgspec.json.encode(sent))
+    assert set(sent) == {field.encode_name for field in msgspec.structs.fields(OrderCommand)} - {
+        "estimatedDeliveryTime"
+    }
+    [answer] = [each for each in shown if "CommandRejected" in each]
+    rejected = decode(answer.replace("4d2b…", decoded.command_id).encode())
+    assert isinstance(rejected, CommandRejected)
+    assert (rejected.event_id, rejected.target) == (answer_id(decoded.command_id), decoded.target)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b"[" * 5000, b'{"command":"eat"}'])

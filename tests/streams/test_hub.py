@@ -10,7 +10,7 @@ from streams.events import Event, OrderAccepted
 from streams.frames import Broadcast
 from streams.hub import DecisionOutdated, Draining
 from streams.subscriber import End, Grant, Subscriber
-from streams.topics import order_feed, restaurant_feed
+from streams.topics import Audience, order_feed, restaurant_feed
 from tests.support.delivery import Delivery, Recorder, accepted_block, order_entry
 
 R1 = restaurant_feed("r1")
@@ -303,7 +303,8 @@ def test_faulty_view_harms_no_other_topic(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("broken")
 
     row = matrix.MATRIX[OrderAccepted]
-    faulty = msgspec.structs.replace(row, restaurant_view=broken)
+    cell = msgspec.structs.replace(row.told[Audience.RESTAURANT], view=broken)
+    faulty = msgspec.structs.replace(row, told={**row.told, Audience.RESTAURANT: cell})
     rows: dict[type[Event], matrix.Row] = {**matrix.MATRIX, OrderAccepted: faulty}
     monkeypatch.setattr(matrix, "MATRIX", rows)
     delivery.dispatch(entry)

@@ -1,4 +1,4 @@
-"""How EVENTS and DEAD are made, what differs, and what they refuse, on real servers."""
+"""How the streams are made, what differs, and what they refuse, on real servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from streams.errors import EpochMissing, JetStreamRefused, MessageNotSendable, StreamMissing
 from streams.log import EVENTS, Log
-from streams.provision import DEAD, Drift, Provisioned, bump_epoch, provision
+from streams.provision import COMMANDS, DEAD, Drift, Provisioned, bump_epoch, provision
 from streams.subjects import EVENT_SUBJECTS
 from tests.support.nats import SETTINGS, api, client, publish
 
@@ -69,6 +69,26 @@ async def test_dead_is_bounded_by_age_and_bytes(nats_server: EmbeddedNats) -> No
     assert found["duplicate_window"] == 24 * 3600 * SECOND
 
 
+async def test_commands_is_a_work_queue_that_refuses_rather_than_forgets(nats_server: EmbeddedNats) -> None:
+    async with client(nats_server, "admin") as admin:
+        await provision(admin, SETTINGS)
+        found = (await api(admin, "STREAM.INFO.COMMANDS"))["config"]
+    assert (found["subjects"], found["retention"], found["discard"]) == (["commands.>"], "workqueue", "new")
+    assert (found["storage"], found["max_bytes"]) == ("file", SETTINGS.commands_max_bytes)
+    assert found["max_age"] == 24 * 3600 * SECOND
+    assert found["duplicate_window"] == 2 * 3600 * SECOND
+    assert not found["deny_delete"]
+
+
+async def test_keys_are_kept_for_an_hour_and_no_longer_than_commands_are_told_apart(nats_server: EmbeddedNats) -> None:
+    async with client(nats_server, "admin") as admin:
+        await provision(admin, SETTINGS)
+        found = (await api(admin, "STREAM.INFO.IDEMPOTENCY"))["config"]
+        commands = (await api(admin, "STREAM.INFO.COMMANDS"))["config"]
+    assert (found["subjects"], found["retention"], found["discard"]) == (["idempotency.>"], "limits", "old")
+    assert found["max_age"] == 3600 * SECOND < commands["duplicate_window"]
+
+
 async def test_provisioning_again_changes_nothing(nats_server: EmbeddedNats) -> None:
     async with client(nats_server, "admin") as admin:
         first = await provision(admin, SETTINGS)
@@ -87,12 +107,13 @@ async def test_processes_that_provision_at_once_agree(nats_server: EmbeddedNats)
 async def test_drift_is_told_and_not_overwritten(log_server: EmbeddedNats) -> None:
     async with client(log_server, "admin") as admin:
         before = await provision(admin, SETTINGS)
-        other = replace(SETTINGS, max_age_seconds=3600, dead_max_bytes=1024**2)
+        other = replace(SETTINGS, max_age_seconds=3600, dead_max_bytes=1024**2, commands_max_bytes=4096)
         assert await provision(admin, other) == Provisioned(
             before.epoch,
             (
                 Drift(EVENTS, "max_age", 3600 * SECOND, 7 * 24 * 3600 * SECOND),
                 Drift(DEAD, "max_bytes", 1024**2, SETTINGS.dead_max_bytes),
+                Drift(COMMANDS, "max_bytes", 4096, SETTINGS.commands_max_bytes),
             ),
         )
         assert await provision(admin, SETTINGS) == before

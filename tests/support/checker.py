@@ -6,7 +6,8 @@ client began, through all its reconnects, or the client was told what it missed.
 - ids increase, over each connection and over resumes; a heartbeat's id may repeat the last;
 - each acknowledged event for its topics that lies where it has been came exactly once, at its own position; one of
   unknown outcome at most once, at one position for everybody, and if anybody got it, then all who passed it did;
-- nothing outside of its grants, nothing that was not published or that was refused, nothing on another's topic;
+- nothing outside of its grants and of what the connection asked for, no state from before or after them, nothing that
+  was not published or that was refused, nothing on another's topic;
 - an opening fits what was asked, and only a reset, or the snapshot that follows one, excuses a hole.
 
 A block that was cut is no block, and the blocks of an entry that was cut before its id don't count: the client gets
@@ -27,7 +28,7 @@ from tests.support.journey import Journey
 from tests.support.records import Grant, Position
 
 if TYPE_CHECKING:
-    from tests.support.journey import Delivery, Interval
+    from tests.support.journey import Delivery, Interval, Opening
     from tests.support.records import ClientLog, History, Published
 
 
@@ -112,18 +113,37 @@ def _sequence(entry: tuple[int, str]) -> int:
 
 
 class _Bounds:
-    """A client's grants for one topic."""
+    """A client's grants for one topic, in the log's order."""
 
     def __init__(self, grants: list[Grant]) -> None:
         self._grants = [(_bound(grant.after), _bound(grant.upto)) for grant in grants]
 
-    def holds(self, position: Position | None) -> bool:
-        """Whether it may see what stands there; of a block without a position, whether it ever may see anything."""
-        return position is None or any(
-            (after is None or (after.epoch == position.epoch and after.sequence < position.sequence))
-            and (upto is None or (upto.epoch == position.epoch and position.sequence <= upto.sequence))
-            for after, upto in self._grants
+    def holds(self, position: Position | None, opening: Opening, *, is_state: bool = False) -> bool:
+        """Whether a connection may show what stands there, or the state there; of a block without a position, whether
+        it may show anything.
+        """
+        grants = self._at(opening.head)
+        least = 0 if is_state else 1
+        return (
+            bool(grants)
+            if position is None
+            else any(
+                (after is None or (after.epoch == position.epoch and after.sequence + least <= position.sequence))
+                and (upto is None or (upto.epoch == position.epoch and position.sequence <= upto.sequence))
+                for after, upto in grants
+            )
         )
+
+    def _at(self, head: Position | None) -> list[tuple[Position | None, Position | None]]:
+        """The grant that began last when the head of the log was there; all of them where nobody knows."""
+        if head is None:
+            return self._grants
+        begun = [
+            (after, upto)
+            for after, upto in self._grants
+            if after is None or (after.epoch == head.epoch and after.sequence <= head.sequence)
+        ]
+        return begun[-1:]
 
     @property
     def ends(self) -> bool:
@@ -159,11 +179,16 @@ class _Passage:
         """Each block by itself: whether the client may see it, and whether it is what stands there."""
         for delivery in self._journey.deliveries:
             bounds = self._bounds.get(delivery.topic or "")
-            if bounds is None or not bounds.holds(delivery.position):
+            opening = delivery.opening
+            if (
+                bounds is None
+                or not opening.has(str(delivery.topic))
+                or not bounds.holds(delivery.position, opening, is_state=delivery.is_state)
+            ):
                 self._add(Broken.FORBIDDEN, delivery, f"on {delivery.topic}")
             if delivery.event_id is not None:
                 self._judge_event(delivery, delivery.event_id, str(delivery.topic))
-            elif delivery.position is not None:
+            elif delivery.position is not None and not delivery.is_state:
                 self._add(Broken.INVENTED, delivery, "without an event id")
 
     def _judge_event(self, delivery: Delivery, event_id: str, topic: str) -> None:
@@ -195,6 +220,8 @@ class _Passage:
         intervals, owed_until = self._journey.intervals, self._owed_until()
         for topic, bounds in self._bounds.items():
             for interval in intervals:
+                if not interval.opening.has(topic):
+                    continue
                 end = interval.end
                 if interval is intervals[-1] and owed_until is not None and not bounds.ends:
                     end = max(end, owed_until)
@@ -216,7 +243,7 @@ class _Passage:
     def _judge_interval(self, topic: str, bounds: _Bounds, interval: Interval, end: int) -> None:
         for sequence, event_id in self._log.between(topic, interval.epoch, interval.start, end):
             position = Position(interval.epoch, sequence)
-            if not bounds.holds(position):
+            if not bounds.holds(position, interval.opening):
                 continue
             self._report.owed += 1
             if (event_id, topic, position) not in self._got:

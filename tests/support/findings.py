@@ -44,7 +44,7 @@ class Report(msgspec.Struct):
     """All findings, and how much was checked, so that a run in which nothing happened can't pass for a good one.
 
     `owed` counts the events that some client had to get, `delivered` those that came, `resets` the reset verdicts by
-    reason.
+    reason, `halves` the blocks whose entry was cut before its id, so that they had to come again.
     """
 
     findings: list[Finding] = []
@@ -53,6 +53,7 @@ class Report(msgspec.Struct):
     owed: int = 0
     delivered: int = 0
     resumed: int = 0
+    halves: int = 0
     resets: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, broken: Broken, where: str, what: str) -> None:

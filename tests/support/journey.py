@@ -15,13 +15,26 @@ if TYPE_CHECKING:
 _RESET_REASONS = {"epoch", "expired", "ahead", "invalid"}
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a connection is for: its `topics`, None for all of the client's, and where the log's `head` was then."""
+
+    topics: frozenset[str] | None = None
+    head: Position | None = None
+
+    def has(self, topic: str) -> bool:
+        """Whether it is for a topic."""
+        return self.topics is None or topic in self.topics
+
+
 @dataclass(slots=True)
 class Interval:
-    """Positions after `start`, up to and including `end`, which a client has passed without being told of a hole."""
+    """Positions after `start`, up to and including `end`, which a connection has passed without telling of a hole."""
 
     epoch: str
     start: int
     end: int
+    opening: Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,8 @@ class Delivery:
     event_id: str | None
     topic: str | None
     where: str
+    opening: Opening
+    is_state: bool = False
 
 
 @dataclass
@@ -48,7 +63,9 @@ class Journey:
     # The connection that is followed:
     _where: str = ""
     _verdict: str = ""
+    _opening: Opening = field(default_factory=Opening)
     _entry: list[Received] = field(default_factory=list)
+    _states: list[Received] = field(default_factory=list)
     _got_events: bool = False
 
     def follow(self) -> None:
@@ -64,12 +81,18 @@ class Journey:
                 if any(block.id or block.event_id for block in connection.blocks):
                     self._add(Broken.VERDICT, "got blocks without an opening")
                 continue
+            self._opening = Opening(
+                None if connection.topics is None else frozenset(connection.topics),
+                Position.parse(connection.opened.head or ""),
+            )
             self._begin(connection, connection.opened)
-            self._entry, self._got_events = [], False
+            self._entry, self._states, self._got_events = [], [], False
             for block in connection.blocks:
                 self._take(block)
             # Cut before its id, so the client has not moved past this entry and gets it again.
-            self.deliveries += [Delivery(None, block.event_id, block.topic, self._where) for block in self._entry]
+            self.report.halves += len(self._entry)
+            self._deliver(None, self._entry)
+            self._deliver(None, self._states, is_state=True)
 
     @property
     def position(self) -> Position | None:
@@ -108,10 +131,19 @@ class Journey:
             self._restart(opened.id)
             return
         told = {opened.id, opened.from_ if opened.from_ is not None else opened.id}
+        if told == {opened.id} and self._is_first_grant_after(connection.asked, opened.id):
+            self._restart(opened.id)
+            return
         if told != {connection.asked}:
             self._add(Broken.VERDICT, f"asked from {connection.asked} and was resumed from {opened.id}/{opened.from_}")
-        if self._at is None or self._cursor != str(self.position):
-            self._restart(connection.asked)
+        self._restart(connection.asked)
+
+    def _is_first_grant_after(self, asked: str, told: str | None) -> bool:
+        """Whether the client could not see anything between the two, since its grants begin at the later one."""
+        begin, end = Position.parse(asked), Position.parse(told or "")
+        is_later = begin is not None and end is not None and begin.epoch == end.epoch and begin.sequence < end.sequence
+        begins = {grant.after for grant in self.log.grants if self._opening.has(grant.topic)}
+        return is_later and told in begins and None not in begins
 
     def _check_reset(self, connection: Connection, opened: Opened) -> None:
         asked = Position.parse(connection.asked or "")
@@ -137,7 +169,7 @@ class Journey:
         if position is None:
             self._add(Broken.ORDER, f"got the id {told!r}, which is no position")
             return
-        self._at = Interval(position.epoch, position.sequence, position.sequence)
+        self._at = Interval(position.epoch, position.sequence, position.sequence, self._opening)
         self.intervals.append(self._at)
 
     # -- blocks --------------------------------------------------------------------------------------------------------
@@ -165,11 +197,13 @@ class Journey:
 
     def _snapshot(self, block: Received) -> None:
         self._drop_unfinished("a snapshot")
-        self.deliveries.append(Delivery(None, None, block.topic, self._where))
+        self._states.append(block)
         if self._verdict == "resumed" or self._got_events:
             self._add(Broken.VERDICT, f"got a snapshot at {block.id} in the middle of what it knew")
         if block.id is not None:
             self._restart(block.id)
+            self._deliver(Position.parse(block.id), self._states, is_state=True)
+            self._states = []
 
     def _event(self, block: Received) -> None:
         self._got_events = True
@@ -182,15 +216,19 @@ class Journey:
             self._add(Broken.ORDER, f"got the event {block.id} before it had a position")
         elif self._is_before(block.id, self._at.end + 1):
             self._add(Broken.ORDER, f"got {block.id} at {self.position}")
-        position = Position.parse(block.id)
-        self.deliveries += [Delivery(position, each.event_id, each.topic, self._where) for each in self._entry]
+        self._deliver(Position.parse(block.id), self._entry)
         self._entry = []
         self._move(block.id)
+
+    def _deliver(self, position: Position | None, blocks: list[Received], *, is_state: bool = False) -> None:
+        self.deliveries += [
+            Delivery(position, each.event_id, each.topic, self._where, self._opening, is_state) for each in blocks
+        ]
 
     def _drop_unfinished(self, by: str) -> None:
         for block in self._entry:
             self._add(Broken.ENTRY, f"{block.event_id} was followed by {by} and never got its id")
-            self.deliveries.append(Delivery(None, block.event_id, block.topic, self._where))
+        self._deliver(None, self._entry)
         self._entry = []
 
     def _is_before(self, told: str, least: int) -> bool:

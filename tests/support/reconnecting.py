@@ -1,7 +1,7 @@
 """A client that behaves as a browser's `EventSource` does, and writes down for the checker all that it meets.
 
 It comes back after `retry` with its last event id; a response that is no event stream ends it for good (HTML Living
-Standard, section 9.2.3).
+Standard, section 9.2.3), unless the page around it is patient and opens another one where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.records import ClientLog, Connection, Opened, Received
 from tests.support.sse_client import NoResponse, open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from random import Random
 
     from tests.support.event_stream import Block
@@ -31,7 +31,11 @@ class ReconnectingClient:
     """`async with ReconnectingClient(…) as client:` runs while inside. `log` is its record for the checker.
 
     `pause_seconds` turns the milliseconds of `retry` into the time that it really waits. `cuts` is asked at each new
-    connection after how many bytes of the body to leave it, None for never.
+    connection after how many bytes of the body to leave it, None for never. A `patient` one comes back after a refusal.
+
+    `topics` is asked at each new connection for the topics of that one: the request's address is then that of streams
+    of several. `called` says under which name the record has a topic, where it is not the topic's own: what an order's
+    guests are shown is not what its customer is.
     """
 
     def __init__(
@@ -42,6 +46,9 @@ class ReconnectingClient:
         *,
         pause_seconds: Callable[[int], float] = lambda retry_ms: retry_ms / 1000,
         cuts: Callable[[], int | None] = lambda: None,
+        patient: bool = False,
+        topics: Callable[[], Sequence[str]] | None = None,
+        called: Mapping[str, str] | None = None,
     ) -> None:
         self.log = ClientLog(name, tuple(grants))
         self.last_event_id = request.last_event_id
@@ -51,6 +58,9 @@ class ReconnectingClient:
         self._request = request
         self._pause_seconds = pause_seconds
         self._cuts = cuts
+        self._patient = patient
+        self._topics = topics
+        self._called = called or {}
         self._changed = asyncio.Event()
         self._may_read = asyncio.Event()
         self._may_read.set()
@@ -105,26 +115,30 @@ class ReconnectingClient:
 
     async def _run(self) -> None:
         while self.failed is None:
+            topics = None if self._topics is None else tuple(self._topics())
             self._record = Connection(
                 number=len(self.log.connections) + 1,
                 asked=self.last_event_id or self._request.query.get("last_event_id"),
                 since=not self.last_event_id and "since" in self._request.query,
+                topics=topics,
             )
             self.log.connections.append(self._record)
             try:
-                await self._connect()
+                await self._connect(topics or ())
             except (OSError, NoResponse):
                 pass  # nobody there, or not any more: it comes back as after any other end
             self._changed.set()
             if self.failed is None:
                 await asyncio.sleep(self._pause_seconds(self.retry_ms))
 
-    async def _connect(self) -> None:
+    async def _connect(self, topics: Sequence[str]) -> None:
         request = replace(self._request, last_event_id=self.last_event_id, leave_after=self._cuts())
+        if topics:
+            request = replace(request, url=f"{request.url}?{'&'.join(f'topic={topic}' for topic in topics)}")
         async with open_stream(request) as stream:
             self._record.status = stream.status
             if not stream.is_event_stream:
-                self.failed = stream.status
+                self.failed = None if self._patient else stream.status
                 return
             self._stream = stream
             try:
@@ -144,6 +158,8 @@ class ReconnectingClient:
             self._record.opened = msgspec.structs.replace(opened, id=block.id)
             return
         record = received(block)
+        if record.topic in self._called:
+            record = msgspec.structs.replace(record, topic=self._called[record.topic])
         self._record.blocks.append(record)
         if record.event_id is not None:
             self.seen.add(record.event_id)

@@ -51,7 +51,8 @@ class Published(msgspec.Struct, frozen=True):
 class Grant(msgspec.Struct, frozen=True):
     """That a client may see a topic: what stands in the log after `after` and up to `upto`.
 
-    A grant with a bound holds in that bound's epoch alone; None is no bound.
+    A grant with a bound holds in that bound's epoch alone; None is no bound. Of several for one topic, a connection has
+    the one that began last before it was opened: who comes back to a cart sees it from their latest joining on.
     """
 
     topic: str
@@ -94,19 +95,21 @@ class Connection(msgspec.Struct):
     """One connection of a client, and what came on it after `opened`, in order.
 
     `asked` is the position that the client said it had reached (None: it gave none), `since` that it asked by time.
-    A refusal, hard or soft, is a connection without `opened`.
+    `topics` are those that it asked for, None for all that it has grants for. A refusal, hard or soft, is a connection
+    without `opened`.
     """
 
     number: int
     asked: str | None = None
     since: bool = False
+    topics: tuple[str, ...] | None = None
     status: int | None = None
     opened: Opened | None = None
     blocks: list[Received] = []
 
 
 class ClientLog(msgspec.Struct):
-    """One client's life. `grants` are for the topics of its stream, and it is on all of them.
+    """One client's life. `grants` are for the topics of its streams.
 
     `until` is a position that the run waited for it to reach. Without it, it owes what lies up to the last id it got.
     """

@@ -114,7 +114,21 @@ def acknowledge_it_elsewhere(target: Target) -> None:
     target.history.published.append(msgspec.structs.replace(attempt, cursor=at(1000)))
 
 
+def ask_for_all_but_its_topic(target: Target) -> None:
+    asked = target.connection.topics
+    assert asked is not None
+    target.connection.topics = tuple(topic for topic in asked if topic != target.block.topic)
+
+
+def take_its_topic_back_before(target: Target) -> None:
+    owner = next(client for client in target.history.clients if target.connection in client.connections)
+    others = tuple(grant for grant in owner.grants if grant.topic != target.block.topic)
+    owner.grants = (*others, Grant(str(target.block.topic), upto=at(0)))
+
+
 FAULTS = [
+    ask_for_all_but_its_topic,
+    take_its_topic_back_before,
     drop,
     double,
     swap,
@@ -320,6 +334,76 @@ def test_before_a_grant_nothing_may_come() -> None:
 
     assert not broken(attempts, fresh(event("b", 2)), grants=grants, until=at(2))
     assert broken(attempts, fresh(event("a", 1), event("b", 2)), grants=grants) == {Broken.FORBIDDEN}
+
+
+def test_a_topic_that_a_connection_did_not_ask_for_is_neither_owed_nor_allowed_on_it() -> None:
+    attempts = published("a", topics=(R1, O1))
+    grants = (Grant(R1), Grant(O1))
+    one, both = fresh(event("a", 1)), fresh(event("a", None), event("a", 1, O1))
+    one.topics = both.topics = (R1,)
+
+    assert not broken(attempts, one, grants=grants, until=at(1))
+    assert broken(attempts, both, grants=grants) == {Broken.FORBIDDEN}
+
+
+def test_one_cursor_stands_for_whatever_topics_are_asked_for_next() -> None:
+    attempts = [*published("a", topics=(R1, O1)), Published("b", (R1, O1), "ok", at(2))]
+    first, second = fresh(event("a", 1)), resumed(1, event("b", None), event("b", 2, O1))
+    first.topics = (R1,)
+
+    assert not broken(attempts, first, second, grants=(Grant(R1), Grant(O1)), until=at(2))
+    second.blocks = [heartbeat(2)]
+    assert broken(attempts, first, second, grants=(Grant(R1), Grant(O1))) == {Broken.MISSING}
+
+
+CART = (Grant(R1, after=at(1), upto=at(3)), Grant(R1, after=at(5)))
+"""In a cart from 1 to 3, and again from 5 on."""
+
+
+def at_head(head: int, connection: Connection) -> Connection:
+    assert connection.opened is not None
+    connection.opened = msgspec.structs.replace(connection.opened, head=at(head))
+    return connection
+
+
+def test_who_comes_back_to_a_cart_sees_it_from_their_latest_joining_on() -> None:
+    attempts = published("1", "2", "3", "4", "5", "6")
+    first = at_head(2, fresh(event("2", 2), start=1))
+    back = Connection(2, asked=at(2), opened=Opened("resumed", at(5), at(5), at(6)), blocks=[event("6", 6)])
+
+    assert not broken(attempts, first, back, grants=CART, until=at(6))
+
+
+def test_what_a_member_missed_before_they_left_is_theirs_no_more() -> None:
+    attempts = published("1", "2", "3", "4", "5", "6")
+    first = at_head(2, fresh(event("2", 2), start=1))
+    back = at_head(6, resumed(2, event("3", 3), event("6", 6)))
+
+    assert broken(attempts, first, back, grants=CART) == {Broken.FORBIDDEN}
+    assert broken(attempts, first, at_head(6, resumed(2, heartbeat(6))), grants=CART) == {Broken.MISSING}
+
+
+def test_only_a_joining_excuses_that_a_stream_goes_on_further_ahead() -> None:
+    attempts = published("1", "2", "3", "4", "5", "6", "7")
+    first = at_head(2, fresh(event("2", 2), start=1))
+    ahead = Connection(2, asked=at(2), opened=Opened("resumed", at(6), at(6), at(7)), blocks=[event("7", 7)])
+
+    assert Broken.VERDICT in broken(attempts, first, ahead, grants=CART)
+    elsewhere = msgspec.structs.replace(ahead, opened=Opened("resumed", at(5), at(5), at(7)))
+    assert Broken.VERDICT in broken(attempts, first, elsewhere, grants=(*CART, Grant(O1)))
+
+
+def test_a_state_from_before_or_after_a_grant_is_found() -> None:
+    for sequence, found in ((0, {Broken.FORBIDDEN}), (1, set()), (3, set()), (4, {Broken.FORBIDDEN})):
+        assert broken([], at_head(4, fresh(snapshot(sequence), start=None)), grants=CART[:1]) == found
+
+
+def test_an_entry_that_was_cut_is_counted() -> None:
+    both = (event("a", None), event("a", 1, O1))
+    again = Connection(2, asked=at(0), opened=Opened("resumed", at(0), at(0)), blocks=list(both))
+    client = ClientLog("ada", (Grant(R1), Grant(O1)), [fresh(both[0]), again])
+
+    assert check(History(published("a", topics=(R1, O1)), [client])).halves == 1
 
 
 def test_an_event_that_nobody_published_is_found() -> None:

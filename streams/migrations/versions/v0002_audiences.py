@@ -65,7 +65,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id", "alarm", name="pk_alarms_due"),
     )
     op.create_index("ix_alarms_due_alarm_raised_since", "alarms_due", ["alarm", "raised", "since"])
-    op.create_index("ix_alarms_due_alarm_raised_promised", "alarms_due", ["alarm", "raised", "promised"])
     op.create_table(
         "workflows",
         sa.Column("correlation_id", sa.String(64), nullable=False),

@@ -1,0 +1,71 @@
+"""What rests on a fact that the log says to be one user's, on a joining, and on a life that begins anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams.hub import DecisionOutdated
+from streams.subscriber import End, Ending, Grant, Subscriber
+from streams.topics import cart_feed, customer_feed, workflow_feed
+from tests.support.delivery import Delivery, Recorder, order_entry
+
+FACT = "workflow:w1"
+W1 = workflow_feed("w1", "ada")
+
+
+def test_streams_of_who_is_spared_go_on_for_good_and_the_others_end() -> None:
+    delivery = Delivery()
+    delivery.dispatch(order_entry(1))
+    rightful, _ = delivery.subscribe(W1, revocable_by=(FACT,), subject="ada")
+    binders, _ = delivery.subscribe(workflow_feed("w1", "bob"), revocable_by=(FACT,), subject="bob")
+    nobodys, _ = delivery.subscribe(W1, revocable_by=(FACT,))
+    delivery.hub.revoke(FACT, 2, spared="ada")
+    assert (rightful.closed, binders.closed, nobodys.closed) == (None, End.REVOKED, End.REVOKED)
+    delivery.hub.revoke(FACT, 3, spared="bob")  # which contradicts the first
+    assert not rightful.closed
+    rightful.close(End.GONE)
+    assert len(delivery.hub) == 0
+
+
+def test_decision_that_was_overtaken_holds_for_who_was_spared_alone() -> None:
+    delivery = Delivery()
+    delivery.dispatch(order_entry(1))
+    delivery.hub.revoke(FACT, 2, spared="ada")
+    for subject in ("bob", ""):
+        with pytest.raises(DecisionOutdated):
+            delivery.subscribe(W1, revocable_by=(FACT,), subject=subject)
+    delivery.subscribe(W1, revocable_by=(FACT,), subject="ada")
+    delivery.hub.revoke(FACT, 3)
+    with pytest.raises(DecisionOutdated):
+        delivery.subscribe(W1, revocable_by=(FACT,), subject="ada")
+
+
+def test_of_several_topics_each_is_shown_past_its_own_position_only() -> None:
+    delivery = Delivery()
+    delivery.dispatch(order_entry(1), order_entry(2, customer="c2"), order_entry(3))
+    feeds = (cart_feed("t1"), customer_feed("c1"), customer_feed("c2"))
+    connection = Recorder()
+    subscriber = Subscriber(connection, feeds, 0, Grant("e", 3), since=(9, 0, 2))
+    connection.subscriber = subscriber
+    delivery.hub.subscribe(subscriber, b"")
+    told = [line for line in connection.received.decode().split("\n") if line.startswith("id:")]
+    assert told == ["id: e-1", "id: e-3"]
+    assert subscriber.live
+
+
+def test_topic_is_over_when_nothing_has_moved_its_end_on() -> None:
+    delivery = Delivery()
+    connection = Recorder()
+    ending = Ending("life:workflows:w1", delivery.clock.now + 10, End.ENDED)
+    subscriber = Subscriber(connection, (W1,), 0, Grant("e", 0, subject="ada", endings=(ending,)))
+    connection.subscriber = subscriber
+    delivery.hub.subscribe(subscriber, b"")
+    delivery.clock.now += 9
+    delivery.hub.limit("life:workflows:w1", 1, delivery.clock.now + 10)
+    delivery.clock.now += 9
+    delivery.hub.tick()
+    assert not subscriber.closed
+    delivery.clock.now += 2
+    delivery.hub.tick()
+    assert subscriber.closed is End.ENDED
+    assert b'{"reason":"ended"}' in connection.received
