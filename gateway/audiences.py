@@ -23,6 +23,7 @@ from gateway.authorization import (
     may_see_order,
     may_see_restaurant,
     may_see_workflow,
+    must_be_in_cart,
 )
 from streams.carts import CartUnknown, cart_snapshot
 from streams.changes import (
@@ -219,12 +220,13 @@ async def _cart(gateway: Gateway, claims: Claims, cart_id: str) -> Access:
         return (_life(gateway, cart_life_fact(cart_id), last, kind.life_seconds),)
 
     cart = await gateway.facts.settled(kind, cart_id, lambda each: claims.key in each.members)
+    must_be_in_cart(cart, kind, claims, cart_id)  # who joins after this would be let in with the cart as it was before
     return Access(
         cart_feed(cart_id),
         allow,
         (cart_member_fact(cart_id, claims.key),),
         state,
-        since=cart.members.get(claims.key, 0),  # who is none is refused
+        since=cart.members[claims.key],
         endings=endings,
     )
 

@@ -33,7 +33,7 @@ from streams.workflows import WorkflowUnknown
 
 if TYPE_CHECKING:
     from auth.claims import Claims
-    from streams.carts import CartFacts
+    from streams.carts import Cart, CartFacts
     from streams.events import Command
     from streams.facts import Decision, Facts
     from streams.passes import PassKey
@@ -120,7 +120,11 @@ async def may_see_cart(facts: Facts | Decision, kind: CartFacts, claims: Claims,
         NotAllowed: they are none.
         FactsUnavailable
     """
-    cart = await facts.state(kind, cart_id)
+    must_be_in_cart(await facts.state(kind, cart_id), kind, claims, cart_id)
+
+
+def must_be_in_cart(cart: Cart, kind: CartFacts, claims: Claims, cart_id: str) -> None:
+    """The same of a cart that is known. Raises CartUnknown, NotAllowed."""
     if cart.last_time is None or kind.is_over(cart, time.time()):
         raise CartUnknown(cart_id)
     must_be_cart_member(claims, cart.members)

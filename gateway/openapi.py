@@ -31,7 +31,6 @@ from litestar.params import PathParameter
 from auth.sessions import clear_session
 from gateway import problems
 from gateway.authentication import PUBLIC
-from gateway.cloudevents import BATCH, STRUCTURED
 from gateway.ingest import MAX_EVENTS
 from gateway.problems import Problem
 from streams.events import AnyEvent
@@ -99,12 +98,6 @@ class PublishOperation(Operation):
                 "application/json": OpenAPIMediaType(schema=Reference(f"{_COMPONENTS}EventOrEvents")),
                 "application/x-ndjson": OpenAPIMediaType(
                     schema=Schema(type=OpenAPIType.STRING, description="One event a line.")
-                ),
-                STRUCTURED: OpenAPIMediaType(
-                    schema=Schema(type=OpenAPIType.OBJECT, description="A CloudEvent whose data is an event.")
-                ),
-                BATCH: OpenAPIMediaType(
-                    schema=Schema(type=OpenAPIType.ARRAY, description="CloudEvents whose data are events.")
                 ),
             },
         )

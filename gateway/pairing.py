@@ -11,7 +11,7 @@ import msgspec
 
 from auth.devices import key_digest, new_device_key, new_pairing_code, read_pairing_code
 from auth.errors import PairingRefused
-from gateway.recording import new_event_id, now_utc, record
+from gateway.recording import RecordedOtherwise, new_event_id, now_utc, record
 from streams.devices import DEVICE, PAIRING, UNKNOWN_DEVICE, UNKNOWN_PAIRING
 from streams.events import DeviceRegistered, PairingOpened
 from streams.limits import Rates
@@ -104,8 +104,10 @@ async def register_device(facts: Facts, publisher: Publisher, passes: Passes, co
         name=name,
         key_hash=key_digest(key),
     )
-    if not await record(publisher, event):
-        raise PairingRefused
+    try:
+        await record(publisher, event)
+    except RecordedOtherwise as error:
+        raise PairingRefused from error
     return RegisteredDevice(device_id=device_id, restaurant_id=restaurant_id, key=key)
 
 

@@ -6,25 +6,35 @@ import datetime as dt
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from gateway.errors import GatewayError
 from streams.errors import BrokerUnavailable
-from streams.publisher import PUBLISH_SECONDS, Status
+from streams.publisher import PUBLISH_SECONDS, ProblemKind, Status
 
 if TYPE_CHECKING:
     from streams.events import Event
     from streams.publisher import Publisher
 
 
-async def record(publisher: Publisher, event: Event) -> bool:
-    """Put `event` into the log. False where another one with its id is there already, and always will be.
+class RecordedOtherwise(GatewayError):
+    """The log has another event with this id, and always will."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f"the log has another event with the id {event_id}")
+        self.event_id = event_id
+
+
+async def record(publisher: Publisher, event: Event) -> None:
+    """Put `event` into the log.
 
     Raises:
+        RecordedOtherwise
         BrokerUnavailable: it may be there or not; the same can be asked for again.
     """
     [result] = await publisher.publish([event])
     if result.status in (Status.STORED, Status.DUPLICATE):
-        return True
-    if result.kind == "conflict":
-        return False
+        return
+    if result.kind is ProblemKind.CONFLICT:
+        raise RecordedOtherwise(event.event_id)
     raise BrokerUnavailable("to keep a fact", PUBLISH_SECONDS, result.problem or "no reason given")
 
 

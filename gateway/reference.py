@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from auth import policies
-from gateway.asyncapi import API, address_of, kind_of, subject_of
+from gateway.channels import API, address_of, kind_of, subject_of
 from gateway.json_schemas import JsonSchema, in_one_line, schemas_of
 from gateway.stream_messages import CONTROL, SIGNAL, SIGNALLED_AUDIENCES, STATES
 from gateway.who_may import AUDIENCES, OPEN, ROUTES, Policy, Rule

@@ -44,7 +44,7 @@ class Renewals:
         await self._client.publish(_SUBJECT, pack(claims))
 
     async def present_for_stream(self, claims: Claims) -> None:
-        """The same of somebody who opens a stream, as thousands do at once: told only if it outlives one that is here."""
+        """The same of who opens a stream, as thousands do at once: told only if it outlives one that is here."""
         if self._outlived(claims):
             await self.present(claims)
 

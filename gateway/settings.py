@@ -115,7 +115,10 @@ def _prefix(text: str) -> str:
 def _path(text: str) -> Path:
     if "\0" in text:
         raise ValueError(f"{_shown(text)} is not a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{_shown(text)} names a home directory that there is not") from error
 
 
 def _password(text: str) -> Secret:

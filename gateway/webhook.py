@@ -107,8 +107,9 @@ class Webhook:
 
     async def _attempt(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         give_up_at = delivery.raised_at + GIVEN_UP_SECONDS
-        if self._clock() >= give_up_at:
-            await self._give_up(delivery, "the alarm is too old")
+        if self._clock() >= give_up_at:  # as when the log is read anew into an empty database
+            await self._deliveries.over(delivery)
+            _log.info("webhook.too_old", event_id=delivery.event_id)
             return
         answer = await self._post(http, delivery)
         if isinstance(answer, int) and HTTPStatus.OK <= answer < HTTPStatus.MULTIPLE_CHOICES:

@@ -50,7 +50,7 @@ _COMMANDER: Final = Rule(policies.must_be_able_to_command, "whom `auth.policies.
 
 AUDIENCES: Final[Mapping[Audience, tuple[Rule, ...]]] = {
     Audience.RESTAURANT: (_STAFF,),
-    Audience.PARTNER: (_STAFF, _GUEST, _DEVICE),
+    Audience.PARTNER: (_STAFF, _DEVICE),
     Audience.ORDER: (_PLACED_IT,),
     Audience.GUEST: (_GUEST,),
     Audience.CUSTOMER: (_CUSTOMER,),

@@ -21,13 +21,13 @@ from sqlalchemy import delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from streams.applying.alarms import UNATTENDED
-from streams.broker import request
 from streams.database import execute, reading, writing
 from streams.due import delayed_orders, unattended_orders
-from streams.errors import AnswerNotUnderstood, StreamsError
+from streams.errors import JetStreamRefused, StreamsError
 from streams.events import Alarm, OrderDelayed, OrderUnattended, encode
-from streams.flights import Acknowledgement
+from streams.log import EVENTS
 from streams.projection import read_position
+from streams.storing import WRONG_LAST_SEQUENCE, store
 from streams.subjects import order_filter
 from streams.tables import LIVE, attended_orders
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from streams.due import AlarmTimes, Late
+    from streams.flights import Acknowledgement
     from streams.log import Log, LogState
 
     AskAttendance: TypeAlias = Callable[[Collection[str]], Awaitable[Mapping[str, float | None]]]
@@ -49,16 +50,8 @@ _CATCH_UP_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.02
 _AT_ONCE = 16
 _MOST_REMEMBERED = 10_000
-_WRONG_LAST_SEQUENCE = 10071  # an `err_code` of JetStream
 
 _log = structlog.get_logger()
-
-
-class AlarmRefused(StreamsError):
-    """The broker takes no alarm now."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the broker refuses an alarm: {reason}")
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -112,7 +105,7 @@ class Alarms:
         """Raise all alarms that are due now; how many that were.
 
         Raises:
-            DatabaseUnavailable, BrokerUnavailable, AlarmRefused, and what `ask_attendance` raises.
+            DatabaseUnavailable, BrokerUnavailable, JetStreamRefused, and what `ask_attendance` raises.
         """
         return await self._raise_delays() + await self._raise_unattended()
 
@@ -139,7 +132,7 @@ class Alarms:
         """Publish the alarms of orders to which nothing has happened since they were judged; how many were stored.
 
         Raises:
-            BrokerUnavailable, AlarmRefused
+            BrokerUnavailable, JetStreamRefused
         """
         waiting = [each for each in late if alarm_id(judgement.epoch, each) not in self._published]
         stored = 0
@@ -214,22 +207,21 @@ class Alarms:
     async def _publish(self, judgement: Judgement, late: Late) -> bool:
         """Whether it was stored; not if it was there, or the order has moved on."""
         event = _event(judgement.epoch, late, self._clock())
+        subjects = order_filter(late.restaurant_id, late.customer_key, late.order_id)
         # The order's last entry may be one that changed nothing (a repetition, or what could not be applied), or be
         # from before the log's first. Those are looked up only when it turns out so.
-        answer = await self._ask_to_store(event, max(late.last_sequence, 0))
-        if answer.error is not None and answer.error.err_code == _WRONG_LAST_SEQUENCE:
-            last = await self._log.last_match(order_filter(late.restaurant_id, late.customer_key, late.order_id))
+        stored = await self._store(event, subjects, max(late.last_sequence, 0))
+        if stored is None:
+            last = await self._log.last_match(subjects)
             if last is not None and last.sequence > judgement.position:
                 return False  # judged too early: what came is read first
-            answer = await self._ask_to_store(event, last.sequence if last is not None else 0)
-        if answer.error is not None:
-            if answer.error.err_code == _WRONG_LAST_SEQUENCE:
-                return False
-            raise AlarmRefused(answer.error.description)
+            stored = await self._store(event, subjects, last.sequence if last is not None else 0)
+        if stored is None:
+            return False
         if len(self._published) >= _MOST_REMEMBERED:
             self._published.clear()
         self._published.add(event.event_id)
-        if answer.duplicate:
+        if stored.duplicate:
             return False
         _log.warning(
             "alarm.raised",
@@ -237,25 +229,27 @@ class Alarms:
             order=late.order_id,
             restaurant=late.restaurant_id,
             due_at=late.due_at.isoformat(),
-            sequence=answer.seq,
+            sequence=stored.seq,
         )
         return True
 
-    async def _ask_to_store(self, event: OrderDelayed | OrderUnattended, expected: int) -> Acknowledgement:
-        headers = {
-            "Nats-Msg-Id": event.event_id,
-            "Nats-Expected-Last-Subject-Sequence": str(expected),
-            "Nats-Expected-Last-Subject-Sequence-Subject": order_filter(
-                event.restaurant_id, event.customer_key, event.order_id
-            ),
-        }
-        message = await request(self._client, event.log_subject(), encode(event), headers=headers)
-        if message.headers and message.headers.get("Status") == "503":
-            raise AlarmRefused("no stream takes it")
+    async def _store(
+        self, event: OrderDelayed | OrderUnattended, subjects: str, expected: int
+    ) -> Acknowledgement | None:
+        """None if the order's last entry is not the one that was expected."""
         try:
-            return msgspec.json.decode(message.data, type=Acknowledgement)
-        except msgspec.MsgspecError as error:
-            raise AnswerNotUnderstood("a publish of an alarm", str(error)) from error
+            return await store(
+                self._client,
+                EVENTS,
+                event.log_subject(),
+                encode(event),
+                message_id=event.event_id,
+                after=(subjects, expected),
+            )
+        except JetStreamRefused as refusal:
+            if refusal.err_code == WRONG_LAST_SEQUENCE:
+                return None
+            raise
 
     async def _unless_away(self, step: str, done: Awaitable[int]) -> int:
         """What a step has done. What keeps it from that is said once."""

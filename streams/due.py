@@ -49,7 +49,7 @@ class AlarmTimes(msgspec.Struct, frozen=True):
 
 
 class Late(msgspec.Struct, frozen=True, gc=False):
-    """An order whose alarm is due, judged by all that stood in the log up to `judged_at`.
+    """An order whose alarm is due.
 
     `since` and `due_at` are Unix seconds; `sequence` is of the event that the time is reckoned from. `last_sequence` is
     the order's last event that changed it.

@@ -58,6 +58,8 @@ class CommandExpiry:
         self._client = client
         self._log = log
         self._history = OrderHistory(client, log)
+        self._publisher = Publisher(client, log, self._known_owner)
+        self._owner: OrderOwner | None = None  # of the order that is dealt with
         self._margin = dt.timedelta(seconds=margin_seconds)
         self._now = now
         self._halted: str | None = None
@@ -118,16 +120,18 @@ class CommandExpiry:
             target=command.target,
         )
 
-        async def known_owner(_: str) -> OrderOwner:
-            return OrderOwner(command.restaurant_id, command.customer_key)  # the gateway has asked for it
-
-        [result] = await Publisher(self._client, self._log, known_owner).publish([expired])
+        self._owner = OrderOwner(command.restaurant_id, command.customer_key)
+        [result] = await self._publisher.publish([expired])
         if result.kind is ProblemKind.UNAVAILABLE:
             raise BrokerUnavailable(expired.log_subject(), 0, result.problem or "no answer")
         if result.problem is None:
             _log.info("command.expired", command_id=command.command_id, command=command.command)
-        else:
+        elif not await self._is_answered(command):  # its service may have been faster by a moment
             _log.error("command.dropped", command_id=command.command_id, reason=result.problem)
+
+    async def _known_owner(self, _: str) -> OrderOwner | None:
+        """The gateway has asked for it, when it let the command through."""
+        return self._owner
 
     async def _is_answered(self, command: OrderCommand) -> bool:
         """Whether the log has an answer, which its service has not acknowledged the command for."""

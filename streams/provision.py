@@ -34,6 +34,9 @@ _COMMAND_MAX_AGE_SECONDS = 86_400
 # JetStream holds the ids of commands in memory for so long. Longer than a key is remembered, and a command may live.
 _COMMAND_WINDOW_SECONDS = 7_200
 
+MAX_COMMANDS_WAITING = 64
+"""So often one command may wait for one order, so that nobody fills the queue for all others."""
+
 IDEMPOTENCY_SECONDS = 3_600
 """An idempotency key is remembered for so long."""
 
@@ -142,6 +145,8 @@ def _command_configurations(settings: StreamSettings) -> tuple[dict[str, Any], .
             **commands,
             "retention": "workqueue",
             "discard": "new",
+            "discard_new_per_subject": True,
+            "max_msgs_per_subject": MAX_COMMANDS_WAITING,
             "max_msg_size": MAX_COMMAND_MESSAGE_BYTES,
             "duplicate_window": _COMMAND_WINDOW_SECONDS * _SECOND,
             "deny_delete": False,
@@ -194,7 +199,7 @@ def _drift(wanted: dict[str, Any], found: dict[str, Any]) -> list[Drift]:
         for key, value in wanted.items()
         if key != "metadata" and _comparable(value) != _comparable(found.get(key))
     ]
-    drift += [Drift(name, key, None, found[key]) for key in _MUST_BE_OFF if found.get(key)]
+    drift += [Drift(name, key, None, found[key]) for key in _MUST_BE_OFF if found.get(key) and key not in wanted]
     if found.get("persist_mode", "default") != "default":
         drift.append(Drift(name, "persist_mode", "default", found["persist_mode"]))
     return drift

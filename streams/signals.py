@@ -96,20 +96,21 @@ class Signals:
         self._arrived: deque[tuple[str, frozenset[str], bytes]] = deque(maxlen=MAX_WAITING)
         self._wake = asyncio.Event()
 
-    async def send(self, order_id: str, owner: OrderOwner, sender: Sender, signal: Signal) -> None:
-        """Tell every process. That it was sent is all that is known: nobody acknowledges a signal.
+    async def send(self, order_id: str, owner: OrderOwner, sender: Sender, signal: Signal) -> dt.datetime:
+        """Tell every process. Returns when that was: it is all that is known, since nobody acknowledges a signal.
 
         Raises:
             BrokerUnavailable: it was not sent. nats-py would keep it while the connection is down.
         """
-        told = msgspec.to_builtins(signal)
+        told, now = msgspec.to_builtins(signal), dt.datetime.now(dt.UTC)
         subject = f"{_PREFIX}.{told['type']}.{owner.restaurant_id}.{owner.customer_key}.{order_id}"
         if not self._client.is_connected:
             raise BrokerUnavailable(_PREFIX, 0, "not connected")
         try:
-            await heeding_cancellation(self._client.publish(subject, _view(order_id, sender, told)))
+            await heeding_cancellation(self._client.publish(subject, _view(order_id, sender, now, told)))
         except (OSError, nats.errors.Error) as error:
             raise BrokerUnavailable(_PREFIX, 0, str(error) or type(error).__name__) from error
+        return now
 
     async def run(self) -> None:
         """Hand to the streams what comes, until cancelled."""
@@ -149,8 +150,7 @@ class Signals:
         await asyncio.sleep(0)
 
 
-def _view(order_id: str, sender: Sender, told: dict[str, Any]) -> bytes:
-    now = dt.datetime.now(dt.UTC)
+def _view(order_id: str, sender: Sender, now: dt.datetime, told: dict[str, Any]) -> bytes:
     kind = told.pop("type")
     common = {"topic": f"orders/{order_id}", "orderId": order_id, "type": kind, "from": sender, "at": now}
     return _json.encode(common | told)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
-from litestar import MediaType, Request, Response, post
+from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from litestar.exceptions import ClientException, InternalServerException
 
@@ -37,6 +38,12 @@ _ONLY: Final = {
 _decoder: Final[msgspec.json.Decoder[Signal]] = msgspec.json.Decoder(Signal)
 
 
+class SentSignal(msgspec.Struct, frozen=True):
+    """A signal was sent, which is not to say that anybody got it. Who did was told the same `at`."""
+
+    at: dt.datetime
+
+
 @post(
     "/orders/{order_id:str}/signals",
     status_code=HTTPStatus.ACCEPTED,
@@ -47,7 +54,7 @@ _decoder: Final[msgspec.json.Decoder[Signal]] = msgspec.json.Decoder(Signal)
     operation_class=SignalOperation,
     responses=refusals(401, 403, 404, 413, 415, 422, 429, 503),
 )
-async def send_signal(request: Asker, order_id: OrderId, gateway: NamedDependency[Gateway]) -> Response[None]:
+async def send_signal(request: Asker, order_id: OrderId, gateway: NamedDependency[Gateway]) -> Response[SentSignal]:
     """Typing, viewing, or where the courier is, at most 1 KB: to the live streams of the order, the sender's own too.
     They get it at most once, and who is not there now never does.
 
@@ -59,8 +66,8 @@ async def send_signal(request: Asker, order_id: OrderId, gateway: NamedDependenc
     gateway.signals_sent.take(f"{claims.key} {order_id}", gateway.hub.clock())
     owner = await gateway.facts.owner(order_id)
     sender = await _sender(gateway.facts, claims, owner, signal)
-    await gateway.signals.send(order_id, owner, sender, signal)
-    return Response(None, media_type=MediaType.TEXT, headers=dict(NEVER_KEPT))  # as JSON it would be `null`
+    at = await gateway.signals.send(order_id, owner, sender, signal)
+    return Response(SentSignal(at=at), headers=dict(NEVER_KEPT))
 
 
 async def _sender(facts: Facts, claims: Claims, owner: OrderOwner, signal: Signal) -> Sender:

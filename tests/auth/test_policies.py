@@ -3,15 +3,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 
+import msgspec
 import pytest
 
-from auth.claims import Claims, Role
-from auth.errors import InsufficientScope, NotAllowed
+from auth.claims import Claims, PassClaims, Role
+from auth.errors import InsufficientScope, NotAllowed, PassRefused
 from auth.policies import (
     Standing,
+    may_bind_workflow,
+    must_be_cart_member,
     must_be_order_owner,
     must_be_restaurant_owner,
     must_be_restaurant_staff,
+    must_be_workflow_user,
     must_have_scope,
 )
 
@@ -86,6 +90,24 @@ def test_only_the_customer_is_the_orders_owner() -> None:
     for other in ("bob", "Alice", "", "h_alice", "alice "):
         with pytest.raises(NotAllowed):
             must_be_order_owner(claims(), other)
+
+
+def test_workflow_is_for_whom_it_is_bound_to_and_anybody_binds_what_is_nobodys() -> None:
+    for user, sees, binds in (("alice", True, True), ("bob", False, False), (None, False, True)):
+        assert allows(must_be_workflow_user, claims(), user) is sees
+        assert allows(may_bind_workflow, claims(), user) is binds
+    a_pass = PassClaims(
+        **{**msgspec.structs.asdict(claims()), "restaurants": {}, "key": "guest:p1"}, topic="workflows/w1"
+    )
+    for user in ("alice", None):
+        with pytest.raises(PassRefused):
+            may_bind_workflow(a_pass, user)
+
+
+def test_cart_is_for_its_present_members() -> None:
+    must_be_cart_member(claims(), {"bob": 1, "alice": 2})
+    for members in ({}, {"bob": 1}):
+        assert not allows(must_be_cart_member, claims(), members)
 
 
 def test_refusal_does_not_tell_who_owns_the_order() -> None:

@@ -233,7 +233,7 @@ class District:
             (),
             patient=True,
             pause_seconds=lambda _: random.uniform(0, 0.2),
-            cuts=random_cuts(random, probability=0.9, upto=2_000),
+            cuts=random_cuts(random, probability=0.98, upto=1_500),
             **options,
         )
         self.clients.append(client)

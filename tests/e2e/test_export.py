@@ -7,13 +7,13 @@ import json
 import signal
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
-from tests.e2e.commands import PASSLINE, event, is_published, lines, passline, publish, refused, running
+from tests.e2e.commands import PASSLINE, event, lines, passline, publish, refused, running
 from tests.support.nats import eventually
+from tests.support.processes import run_passline
 from tests.support.scripted_server import answer
 from tests.support.scripted_server import serving as receiving
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.scripted_server import Exchange
 
 KITCHEN = ("--topic", "restaurants/pizzeria-roma")
-COUNT = 1500
+COUNT = 600
 
 
 @pytest.fixture
@@ -34,16 +34,8 @@ def kept(tmp_path: Path) -> Path:
     return tmp_path / "export.cursor"
 
 
-def is_there(file: Path) -> bool:
-    return file.exists()
-
-
 def is_longer(file: Path, size: int) -> bool:
     return file.stat().st_size >= size
-
-
-def keep(kept: Path, text: str) -> None:
-    kept.write_text(text)
 
 
 def cursor_in(kept: Path) -> str:
@@ -88,28 +80,10 @@ async def exporting(at: PasslineProcess, *arguments: str, to: Path) -> AsyncIter
         await process.communicate()
 
 
-class Receiver:
-    """Takes batches, after it has answered each with what is left of `troubles`."""
-
-    def __init__(self, *troubles: bytes) -> None:
-        self.troubles = list(troubles)
-        self.taken: list[tuple[str, bytes]] = []
-
-    async def __call__(self, exchange: Exchange) -> None:
-        body = await exchange.body()
-        if self.troubles:
-            if trouble := self.troubles.pop(0):
-                await exchange.send(trouble)
-            return
-        self.taken.append((exchange.request.headers["passline-cursor"], body))
-        await exchange.send(answer("204 No Content"))
-
-
 async def test_export_goes_on_where_it_ended_and_tells_each_event_once(serving: PasslineProcess, kept: Path) -> None:
     first = await fill(serving, 20)
     arguments = (*KITCHEN, "--cursor-file", str(kept))
     assert ids(await export(serving, *arguments)) == first
-    assert await export(serving, *arguments) == ""
     second = await fill(serving, 5, begin=20)
     output = await export(serving, *arguments)
     assert ids(output) == second
@@ -136,7 +110,7 @@ async def test_killed_export_loses_nothing_and_leaves_no_torn_line(
     output = tmp_path / "orders.ndjson"
     output.touch()
     arguments = (*KITCHEN, "--cursor-file", str(kept), "--batch", "50")
-    for killed_at in (1, 100_000, 250_000):
+    for killed_at in (1, 100_000):
         async with exporting(serving, *arguments, to=output) as process:
             await eventually(partial(is_longer, output, killed_at), within=15)
             process.kill()
@@ -147,7 +121,7 @@ async def test_killed_export_loses_nothing_and_leaves_no_torn_line(
         assert await process.wait() == 0
     found = ids(output.read_text())
     assert list(dict.fromkeys(found)) == wanted
-    assert len(found) <= COUNT + 3 * 50
+    assert len(found) <= COUNT + 2 * 50
 
 
 async def test_sigterm_ends_an_export_in_good_order(serving: PasslineProcess, kept: Path, tmp_path: Path) -> None:
@@ -157,6 +131,8 @@ async def test_sigterm_ends_an_export_in_good_order(serving: PasslineProcess, ke
     arguments = (*KITCHEN, "--cursor-file", str(kept))
     async with exporting(serving, *arguments, to=output) as process:
         await eventually(lambda: len(output.read_text().splitlines()) == 100, within=15)
+        said = await refused("export", *arguments, data_dir=serving.data_dir)
+        assert said == f"Error: the cursor file {kept}: another process is using it"
         process.send_signal(signal.SIGTERM)
         _, errors = await process.communicate()
         assert (process.returncode, errors) == (0, b"")
@@ -177,104 +153,24 @@ async def test_reader_that_goes_away_ends_it_without_a_word(serving: PasslinePro
     assert ids(await export(serving, *KITCHEN, "--cursor-file", str(kept)))[-1] == f"e-{COUNT - 1}"
 
 
-async def test_two_exports_never_share_a_cursor_file(serving: PasslineProcess, kept: Path, tmp_path: Path) -> None:
-    await fill(serving, 1)
-    output = tmp_path / "orders.ndjson"
-    output.touch()
-    async with exporting(serving, *KITCHEN, "--cursor-file", str(kept), to=output):
-        await eventually(lambda: output.stat().st_size > 0, within=15)
-        said = await refused("export", *KITCHEN, "--cursor-file", str(kept), data_dir=serving.data_dir)
-        assert said == f"Error: the cursor file {kept}: another process is using it"
-
-
-async def test_receiver_that_fails_is_tried_again_and_misses_nothing(serving: PasslineProcess, kept: Path) -> None:
+async def test_export_posts_cloud_events_to_an_address(serving: PasslineProcess, kept: Path) -> None:
     wanted = await fill(serving, 30)
-    cut = b""
-    away = answer("503 Service Unavailable")
-    often = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
-    receiver = Receiver(away, cut, often)
-    async with receiving(receiver) as server:
-        arguments = ("--format", "cloudevents", "--to", server.url, "--cursor-file", str(kept), "--batch", "10")
-        assert await export(serving, *KITCHEN, *arguments) == ""
-        assert len(server.requests) == 3 + len(receiver.taken)
-        assert {each.headers["content-type"] for each in server.requests} == {"application/cloudevents-batch+json"}
-        assert not server.failures
-    received = []
-    for _, body in receiver.taken:
-        for each in json.loads(body):
-            headers = {"content-type": "application/cloudevents+json"}
-            parsed = from_http_event(HTTPMessage(headers=headers, body=json.dumps(each).encode()))
-            assert parsed.get_type().startswith("passline.ReceiveOrder")
-            assert parsed.get_source() == "/passline/restaurants/pizzeria-roma"
-            received.append(parsed.get_id())
-    assert received == wanted
-    assert cursor_in(kept) == receiver.taken[-1][0]
+    bodies: list[bytes] = []
 
+    async def take(exchange: Exchange) -> None:
+        bodies.append(await exchange.body())
+        assert exchange.request.headers["authorization"] == "Bearer sesame"
+        await exchange.send(answer("202 Accepted"))
 
-async def test_receiver_that_refuses_for_good_ends_the_export_and_nothing_counts_as_sent(
-    serving: PasslineProcess, kept: Path
-) -> None:
-    wanted = await fill(serving, 30)
-    receiver = Receiver(answer("403 Forbidden"))
-    async with receiving(receiver) as server:
-        arguments = (*KITCHEN, "--to", server.url, "--cursor-file", str(kept), "--until-head", "--batch", "100")
-        said = await refused("export", *arguments, data_dir=serving.data_dir)
-        assert said.startswith("Error: the receiver has refused the batch up to ")
-        assert said.endswith(" with status 403")
-        assert not is_there(kept)
-        await passline("export", *arguments, data_dir=serving.data_dir)
-    assert ids(b"".join(body for _, body in receiver.taken).decode()) == wanted
-
-
-async def test_export_that_waits_for_its_receiver_can_be_stopped_and_goes_on(
-    serving: PasslineProcess, kept: Path, tmp_path: Path
-) -> None:
-    wanted = await fill(serving, 5)
-    receiver = Receiver(*[b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 300\r\nContent-Length: 0\r\n\r\n"])
-    async with receiving(receiver) as server:
-        arguments = (*KITCHEN, "--to", server.url, "--cursor-file", str(kept))
-        async with exporting(serving, *arguments, to=tmp_path / "nothing") as process:
-            await eventually(lambda: not receiver.troubles, within=15)
-            process.send_signal(signal.SIGTERM)
-            await process.communicate()
-            assert process.returncode == 0
-        assert not is_there(kept)
-        await export(serving, *arguments)
-    assert ids(b"".join(body for _, body in receiver.taken).decode()) == wanted
-
-
-async def test_lost_position_is_an_error_or_a_gap_that_is_noted(serving: PasslineProcess, kept: Path) -> None:
-    wanted = await fill(serving, 5)
-    arguments = (*KITCHEN, "--cursor-file", str(kept))
-    await export(serving, *arguments)
-    last = cursor_in(kept)
-    epoch = last.partition("-")[0]
-    for damaged, reason in ((f"{epoch}-99", "ahead"), ("other-3", "epoch")):
-        keep(kept, json.dumps({"cursor": damaged}))
-        said = await refused("export", *arguments, "--until-head", data_dir=serving.data_dir)
-        assert said.startswith(f"Error: the cursor '{damaged}' can't be resumed: reset ({reason}), ")
-        assert cursor_in(kept) == damaged
-        output = await export(serving, *arguments, "--on-reset", "continue")
-        noted, *rest = output.splitlines()
-        told: dict[str, Any] = json.loads(noted)
-        assert (told["event"], told["id"]) == ("stream.gap", f"{epoch}-0")
-        assert told["data"] == {"reason": reason, "lost": {"from": damaged, "to": f"{epoch}-0"}}
-        assert ids("\n".join(rest)) == wanted
-        assert cursor_in(kept) == last
-    keep(kept, "nonsense")
-    said = await refused("export", *arguments, "--on-reset", "continue", data_dir=serving.data_dir)
-    assert said.startswith(f"Error: the cursor file {kept}: it holds no position (reset: invalid)")
-
-
-async def test_export_waits_for_a_broker_that_is_away(serving: PasslineProcess, kept: Path, tmp_path: Path) -> None:
-    await fill(serving, 5)
-    output = tmp_path / "orders.ndjson"
-    output.touch()
-    async with exporting(serving, *KITCHEN, "--cursor-file", str(kept), to=output):
-        await eventually(lambda: len(output.read_text().splitlines()) == 5, within=15)
-        (broker,) = serving.processes("broker")
-        broker.signal(signal.SIGKILL)
-        await eventually(lambda: is_published(serving, event(5)), within=15)
-        await fill(serving, 4, begin=6)
-        await eventually(lambda: len(output.read_text().splitlines()) == 10, within=15)
-    assert ids(output.read_text()) == [f"e-{number}" for number in range(10)]
+    async with receiving(take) as server:
+        arguments = ("export", *KITCHEN, "--format", "cloudevents", "--to", f"{server.url}/in", "--until-head")
+        done = await run_passline(
+            *(*arguments, "--cursor-file", str(kept), "--data-dir", str(serving.data_dir)),
+            environment={"PASSLINE_EXPORT_AUTHORIZATION": "Bearer sesame"},
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert server.failures == []
+    events = [each for body in bodies for each in json.loads(body)]
+    assert [each["id"] for each in events] == wanted
+    assert {each["source"] for each in events} == {"/passline/restaurants/pizzeria-roma"}
+    assert events[-1]["passlinecursor"] == cursor_in(kept)

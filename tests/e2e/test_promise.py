@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from auth.keys import development_key
@@ -186,12 +187,13 @@ async def test_every_audience_gets_its_own_once_while_all_come_and_go_and_some_l
         for client in district.clients:
             await stack.enter_async_context(client)
         for loss in losses.due:
-            await district.live(steps=60)
+            await district.live(steps=40)
             await loss()
-        await district.live(steps=60)
+        await district.live(steps=40)
         history = await district.history()
         report = check(history)
         sys.stdout.write(f"{report}\n")
+        (tmp_path / "history.json").write_bytes(msgspec.json.encode(history))
         report.assert_clean()
         assert report.resumed > 400, "hardly anybody came back"
         assert report.halves > 0, "nobody was cut between two blocks of an entry"

@@ -11,7 +11,8 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from gateway.asyncapi import API, document, json_schemas, subject_of
+from gateway.asyncapi import document, json_schemas
+from gateway.channels import API, subject_of
 from gateway.who_may import AUDIENCES
 from streams.events import EVENT_TYPES, decode
 from streams.matrix import FACTS, MATRIX

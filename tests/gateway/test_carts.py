@@ -218,3 +218,26 @@ async def test_cart_is_gone_a_while_after_its_last_event(passline: Passline) -> 
         assert await told(stream, 1) == ["e"]
         assert said(await stream.next_event("stream.closing")) == {"reason": "ended"}
     await refused(stream_of(gateway, "ada"), 404)
+
+
+async def test_who_joins_while_they_are_being_refused_sees_nothing_from_before(
+    passline: Passline, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay refused: what was known of the cart before their joining does not say from where on it is theirs."""
+    begin = await cart(passline, "Created", "c", "ada")
+    await cart(passline, "ItemAdded", "before", "ada", item=PIZZA)
+    facts = gateway.gateway.facts
+    settled = facts.settled
+
+    async def joining_meanwhile(*asked: Any) -> Any:
+        known = await settled(*asked)
+        await applied(gateway, await cart(passline, "MemberJoined", "j", "bob"))
+        return known
+
+    monkeypatch.setattr(facts, "settled", joining_meanwhile)
+    returning = stream_of(gateway, "bob", last_event_id=f"{facts.epoch}-{begin}")
+    await refused(returning, 403)
+    monkeypatch.undo()
+    await cart(passline, "ItemAdded", "after", "ada", item=PIZZA)
+    async with open_stream(returning) as stream:
+        assert await told(stream, 1) == ["after"]

@@ -157,11 +157,9 @@ async def test_of_two_gateways_that_are_shown_a_code_at_once_one_registers_the_d
 async def test_codes_are_tried_as_often_as_people_try_them(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.pairing.ATTEMPTS_PER_SECOND", 1)
     limited = await rest.passline.gateway()
-    answers = [await post(limited, "/devices", code="K7QF-3MPX", name="Till") for _ in range(4)]
-    refused = [each for each in answers if each.status_code == 429]
-    assert refused
-    assert answers[0].status_code == 403
-    assert int(refused[0].headers["retry-after"]) >= 1
+    answers = await asyncio.gather(*(post(limited, "/devices", code="K7QF-3MPX", name="Till") for _ in range(6)))
+    assert {each.status_code for each in answers} == {403, 429}
+    assert all(int(each.headers["retry-after"]) >= 1 for each in answers if each.status_code == 429)
     monkeypatch.setattr("gateway.pairing.ATTEMPTS_PER_SECOND", 1000)
     monkeypatch.setattr("gateway.pairing.ATTEMPTS_OF_ALL_PER_SECOND", 2)
     crowded = await rest.passline.gateway()
@@ -302,14 +300,14 @@ async def test_another_key_leaves_the_stream_alone_and_the_old_one_good_for_a_wh
 async def test_fresh_pass_keeps_the_devices_streams_open(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it asks for one."""
     other, device = await rest.passline.gateway(), await paired(rest)
-    monkeypatch.setattr("gateway.routes.devices.DEVICE_PASS_SECONDS", 3)
+    monkeypatch.setattr("gateway.routes.devices.DEVICE_PASS_SECONDS", 20)
     short = await pass_of(rest.gateway, device["key"])
     monkeypatch.setattr("gateway.routes.devices.DEVICE_PASS_SECONDS", 900)
     async with open_stream(partner(rest.gateway, short)) as kept:
         await said(kept, "snapshot")
         hub = rest.gateway.gateway.hub
         (subscriber,) = hub._by_subject.at(f"device:r1:{device['deviceId']}")
-        assert (subscriber.grant.expires_at or 0) < hub.clock() + 4
+        assert (subscriber.grant.expires_at or 0) < hub.clock() + 21
         await pass_of(other, device["key"])
         await eventually(lambda: (subscriber.grant.expires_at or 0) > hub.clock() + 600)
 

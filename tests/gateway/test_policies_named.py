@@ -13,8 +13,8 @@ import pytest
 
 from auth import policies
 from gateway.app import create_app
-from gateway.asyncapi import API, address_of, kind_of
 from gateway.authentication import PUBLIC
+from gateway.channels import API, address_of, kind_of
 from gateway.routes import streams
 from gateway.who_may import AUDIENCES, OPEN, ROUTES
 from streams.topics import Audience, TopicKind

@@ -214,6 +214,7 @@ def test_every_condition_has_the_status_that_was_decided_for_it() -> None:
         for leaf in leaves(base) - {TopicRefused}  # whose status is that of what it is made of
     }
     assert {name: status for name, status in decided.items() if status != 500} == {
+        "CartUnknown": 404,
         "ContentTooLarge": 413,
         "DatabaseBusy": 503,
         "DeliveredLongAgo": 409,
@@ -227,11 +228,14 @@ def test_every_condition_has_the_status_that_was_decided_for_it() -> None:
         "JetStreamRefused": 503,
         "KeyReused": 422,
         "NoPosition": 503,
+        "NobodyAnswered": 503,
         "OrderUnknown": 404,
         "PassUnknown": 404,
+        "RateExceeded": 429,
         "StreamMissing": 503,
         "UnprocessableContent": 422,
         "UnsupportedMediaType": 415,
+        "WorkflowUnknown": 404,
     }
 
 

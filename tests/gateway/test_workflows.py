@@ -217,6 +217,7 @@ async def test_workflow_is_gone_a_while_after_its_last_event(passline: Passline)
     gateway = await forgetful(passline, workflow_seconds=2)
     await bind(gateway, "ada")
     await bind(gateway, "ada", "quiet")
+    await step(passline, "WorkflowProcessing", "p0", "never-bound")
     async with (
         open_stream(stream_of(gateway, "ada")) as stream,
         open_stream(stream_of(gateway, "ada", "quiet")) as quiet,
@@ -241,8 +242,9 @@ async def test_workflow_is_gone_a_while_after_its_last_event(passline: Passline)
     await applied(gateway, last)
     await eventually(lambda: gateway.gateway.hub.completed >= last)
     fresh = await passline.gateway()
-    for answer in (await ask(fresh, "ada"), await bind(fresh, "ada"), await bind(fresh, "bob")):
-        assert answer.status_code == 404
+    for name in ("w1", "never-bound"):
+        for answer in (await ask(fresh, "ada", name), await bind(fresh, "ada", name), await bind(fresh, "bob", name)):
+            assert answer.status_code == 404
     async with open_stream(stream_of(fresh, "ada")) as stream:
         assert stream.status == 404
 

@@ -9,11 +9,14 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from streams.carts import CartFacts, cart_snapshot
+from streams.database import writing
 from streams.overlay import Overlay
 from streams.projection import Projection
 from streams.snapshots import States
+from streams.tables import LIVE
 from streams.views import member_ref
 from tests.streams.living import LIFE, LIVES, apply, check_overlay, emptied, entry, known, rebuilt, rows
 
@@ -72,7 +75,7 @@ logs = st.lists(
 
 
 @given(entries=logs, cut=st.integers(0, 18), floor=st.integers(0, 18))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_overlay_says_what_the_projection_will_say(
     tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path, entries: list[Entry], cut: int, floor: int
 ) -> None:
@@ -82,7 +85,7 @@ def test_overlay_says_what_the_projection_will_say(
 
 
 @given(entries=logs, forgotten=st.integers(0, 18), batch=st.integers(1, 19), again=st.integers(1, 19))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_rebuilding_changes_nothing_that_is_right(
     engine: AsyncEngine, entries: list[Entry], forgotten: int, batch: int, again: int
 ) -> None:
@@ -90,6 +93,58 @@ async def test_rebuilding_changes_nothing_that_is_right(
     await apply(engine, entries, batch=batch)
     before = await rows(engine)
     await rebuilt(engine, entries, 1 + min(forgotten, len(entries)), again)
+    assert await rows(engine) == before
+
+
+def told(*events: tuple[str, str, dict[str, Any]], gap: float = 0.0) -> list[Entry]:
+    """A log of these events of t1, each with its id, `gap` seconds apart."""
+    return [
+        entry(number, 1000.0 + gap * number, f"TeamCart{name}", eventId=event_id, **fields)
+        for number, (name, event_id, fields) in enumerate(events, 1)
+    ]
+
+
+JOINED, LEFT = ("MemberJoined", "j", {"memberId": "ada"}), ("MemberLeft", "l", {"memberId": "ada"})
+TWISTED = {
+    "joined, left, joined by a repetition": told(JOINED, LEFT, JOINED),
+    "joined, over, joined by a repetition": told(JOINED, LEFT, JOINED, gap=LIFE),
+    "joined, left, joined": told(JOINED, LEFT, ("MemberJoined", "j2", {"memberId": "ada"})),
+    "added, removed, added, and another": told(
+        ("ItemAdded", "a", {"item": item("i2")}),
+        ("ItemRemoved", "r", {"itemId": "i2"}),
+        ("ItemAdded", "b", {"item": item("i2")}),
+        ("ItemAdded", "c", {"item": item("i1")}),
+    ),
+}
+
+
+@pytest.mark.parametrize("position", range(5))
+@pytest.mark.parametrize("twisted", TWISTED)
+def test_overlay_says_so_of_what_is_twisted(tmp_path: Path, migrated_sqlite: Path, twisted: str, position: int) -> None:
+    shutil.copyfile(migrated_sqlite, tmp_path / "passline.db")
+    entries = TWISTED[twisted]
+    check_overlay(tmp_path / "passline.db", entries, min(position, len(entries)), 0, KIND, "t1")
+
+
+@pytest.mark.parametrize("twisted", TWISTED)
+async def test_rebuilding_from_any_entry_on_changes_nothing_of_what_is_twisted(
+    engine: AsyncEngine, twisted: str
+) -> None:
+    entries = TWISTED[twisted]
+    await apply(engine, entries, batch=1)
+    before = await rows(engine)
+    for first in range(1, len(entries) + 2):
+        await rebuilt(engine, entries, first, 2)
+        assert await rows(engine) == before
+
+
+async def test_rebuilding_puts_a_wrong_cart_right(engine: AsyncEngine) -> None:
+    entries = told(JOINED, ("LockedForPayment", "k", {}), LEFT)
+    await apply(engine, entries)
+    before = await rows(engine)
+    async with writing(engine) as connection:
+        await connection.execute(update(LIVE.team_carts).values(status="Nonsense", members="[]"))
+    await rebuilt(engine, entries, 2, 10)
     assert await rows(engine) == before
 
 

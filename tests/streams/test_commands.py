@@ -43,7 +43,7 @@ from streams.events import (
 from streams.expiry import CommandExpiry
 from streams.history import OrderHistory, OrderKey
 from streams.log import Log
-from streams.provision import provision
+from streams.provision import MAX_COMMANDS_WAITING, provision
 from streams.subjects import identity_key
 from tests.support.nats import SETTINGS, api, client, eventually, publish
 
@@ -209,13 +209,23 @@ async def test_full_queue_takes_no_more_and_loses_nothing(start_nats: StartNats)
     server = await start_nats("small")
     async with client(server, "admin") as admin, client(server, "gateway") as gateway:
         await provision(admin, replace(SETTINGS, commands_max_bytes=20_000))
-        sent = [command(f"k{number}", reason="x" * 500) for number in range(30)]
+        sent = [command(f"k{number}", order_id=f"o{number}", reason="x" * 500) for number in range(30)]
         results = await asyncio.gather(
             *(Commands(gateway).send(each, caller_key="cook") for each in sent), return_exceptions=True
         )
         accepted = [each for each in results if isinstance(each, OrderCommand)]
         assert all(isinstance(each, BrokerUnavailable) for each in results if each not in accepted)
         assert await waiting(admin) == len(accepted) == 22
+
+
+async def test_one_command_may_not_wait_for_one_order_without_end(log_server: EmbeddedNats) -> None:
+    async with client(log_server, "gateway") as gateway, client(log_server, "admin") as admin:
+        for number in range(MAX_COMMANDS_WAITING):
+            await Commands(gateway).send(command(f"k{number}"), caller_key="cook")
+        with pytest.raises(BrokerUnavailable):
+            await Commands(gateway).send(command("one-more"), caller_key="cook")
+        await Commands(gateway).send(command("another", Command.REJECT), caller_key="cook")
+        assert await waiting(admin) == MAX_COMMANDS_WAITING + 1
 
 
 async def test_broker_that_does_not_answer_is_told_within_the_time_of_a_request(log_server: EmbeddedNats) -> None:

@@ -1,17 +1,14 @@
 """Nobody sees what is not theirs: the whole matrix, with every field of every event filled with a marker of its own.
 
 The markers are made from the structs of the events. A field that is added later is filled, too, and seen here on its
-way to somebody whose list below does not name it.
+way to somebody whose list does not name it.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -37,162 +34,15 @@ from streams.matrix import FACTS, MATRIX, Cell, Notification, notifications
 from streams.snapshots import CustomerOrder, GuestOrder, RestaurantOrder
 from streams.subjects import identity_key
 from streams.views import About, View
+from tests.support.allow_lists import ALLOWED, ITEM, MONEY, OF_EVERY_SNAPSHOT, PAID
+from tests.support.markers import Markers
 from tests.support.samples import CART_EVENTS, ORDER_EVENTS
 
 TOLD = [name for name, kind in EVENT_TYPES.items() if kind not in FACTS]
 
-# -- The allow-lists: field of the view -> field of the event, or the value itself -------------------------------------
-
-EVERY_VIEW = {
-    "eventId": "eventId",
-    "occurredOnUtc": "occurredOnUtc",
-    "schemaVersion": "schemaVersion",
-}
-STATUS = EVERY_VIEW | {
-    "orderId": "orderId",
-    "orderNumber": "orderNumber",
-    "restaurantId": "restaurantId",
-    "lastUpdateTimestamp": "occurredOnUtc",
-    "estimatedDeliveryTime": "estimatedDeliveryTime",
-    "actualDeliveryTime": "actualDeliveryTime",
-}
-PAID = ("OrderPlaced", "OrderCreated", "OrderPaymentSucceeded", "OrderPaymentFailed")
-OWN = {
-    "OrderDelivered": {"deliveredAt": "occurredOnUtc"},
-    "OrderDelayed": {"alarm": "alarm", "dueAt": "dueAt"},
-    "CommandRejected": {"commandId": "commandId", "command": "command"},
-    "CommandExpired": {"commandId": "commandId", "command": "command"},
-}
-NEW_ORDER = EVERY_VIEW | {"orderId": "orderId", "items": "items", "totalPrice": "total"}
-CART = EVERY_VIEW | {each: each for each in ("teamCartId", "item", "itemId", "total", "amount", "expiresAt")}
-BOOKING = EVERY_VIEW | {
-    each: each for each in ("restaurantAccountId", "restaurantId", "orderId", "amount", "newBalance")
-}
-COUPON = EVERY_VIEW | {each: each for each in ("couponId", "previousUsageCount", "newUsageCount", "usedAt")}
-
-ITEM = {"name", "quantity", "unitPrice"}
-MONEY = {"amount", "currency"}
-
-OF_EVERY_SNAPSHOT = {
-    *("orderId", "orderNumber", "status", "restaurantId", "lastUpdateTimestamp"),
-    *("estimatedDeliveryTime", "actualDeliveryTime", "deliveredAt", "placedAt", "paidAt", "paymentFailedAt"),
-    *("acceptedAt", "preparingAt", "readyForDeliveryAt", "rejectedAt", "cancelledAt"),
-}
-
-
-def allowed_to_restaurant(name: str) -> dict[str, str]:
-    return STATUS | OWN.get(name, {}) | ({"items": "items", "total": "total"} if name in PAID else {})
-
-
-def allowed_to_partner(name: str) -> dict[str, str]:
-    return NEW_ORDER if name in ("OrderPlaced", "OrderCreated") else allowed_to_restaurant(name)
-
-
-def allowed_to_customer(name: str) -> dict[str, str]:
-    return STATUS | OWN.get(name, {}) | ({"total": "total"} if name in PAID else {})
-
-
-def allowed_to_guest(name: str) -> dict[str, str]:
-    return STATUS | OWN.get(name, {})
-
-
-def allowed_to_members(name: str) -> dict[str, str]:
-    return CART | ({"orderId": "orderId", "restaurantId": "restaurantId"} if name == "TeamCartConverted" else {})
-
-
-def allowed_to_user(name: str) -> dict[str, str]:
-    return EVERY_VIEW | {"correlationId": "correlationId", "orderId": "orderId"}
-
-
-ALLOWED: dict[str, Callable[[str], dict[str, str]]] = {
-    "restaurants": allowed_to_restaurant,
-    "partners": allowed_to_partner,
-    "orders": allowed_to_customer,
-    "guests": allowed_to_guest,
-    "customers": allowed_to_customer,
-    "carts": allowed_to_members,
-    "workflows": allowed_to_user,
-    "finance": lambda _: BOOKING,
-    "coupons": lambda _: COUPON,
-    "marketing": lambda _: COUPON,
-}
-"""By the first part of the feed's key: field of the view -> field of the event."""
-
 # What a view makes of a field, where it is not the field itself.
 SHORTENED = {"customerName": "Ada L.", "memberName": "Ada L."}
 MEMBER_REF = re.compile(r"[0-9a-f]{16}")
-
-# -- Markers -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Markers:
-    """Fills structs. `of` says which marker stands where: the text as it would be found in JSON, by its path."""
-
-    of: dict[str, str] = field(default_factory=dict)
-
-    def body(self, name: str, **changed: object) -> dict[str, Any]:
-        """An event of the type `name` in which nothing is left out."""
-        body = {"type": name, **self._struct(EVENT_TYPES[name], ""), **changed}
-        for either in _EITHER.get(name, ()):
-            del body[either]
-            self.of.pop(f"/{either}", None)
-        return body
-
-    def _struct(self, cls: type[Any], path: str) -> dict[str, Any]:
-        info = inspect.type_info(cls)
-        assert isinstance(info, inspect.StructType)
-        return {each.encode_name: self._value(each.type, f"{path}/{each.encode_name}") for each in info.fields}
-
-    def _value(self, kind: inspect.Type, path: str) -> object:
-        match kind:
-            case inspect.Metadata(type=inner):
-                return self._value(inner, path)
-            case inspect.UnionType(types=types):
-                inner, *_ = (each for each in types if not isinstance(each, inspect.NoneType))
-                return self._value(inner, path)
-            case inspect.StructType(cls=cls):
-                return self._struct(cls, path)
-            case inspect.ListType(item_type=item):
-                return [self._value(item, f"{path}/0"), self._value(item, f"{path}/1")]
-            case inspect.EnumType(cls=cls):
-                return list(cls)[-1]  # its words mark nothing; that they stand nowhere is seen by the exact keys
-            case inspect.IntType():
-                return self._mark(path, 700_000 + len(self.of))
-            case inspect.DateTimeType():
-                return self._mark(path, f"{dt.date(2100, 1, 1) + dt.timedelta(len(self.of))}T10:00:00Z")
-            case inspect.StrType() if path in ("/customerName", "/memberName"):
-                return f"Ada {self._mark(path, f'L-marker-{len(self.of):03}')}"
-            case inspect.StrType() if path in ("/amount/currency", "/newBalance/currency"):
-                return "XTS"  # of a booking both are one; the others are marked
-            case inspect.StrType(pattern=pattern):
-                number = len(self.of)
-                letters = "QXZ"[number // 26 % 3] + chr(65 + number % 26) + "Q"
-                for candidate in (
-                    f"marker-{number:03}-{path.rsplit('/', 1)[-1]}",
-                    hashlib.sha256(path.encode()).hexdigest(),
-                    f"8{number:03}.5{number:03}",
-                    letters,
-                ):
-                    if pattern is None or re.search(pattern, candidate):
-                        return self._mark(path, candidate)
-        raise AssertionError(f"teach this test a marker for {kind}, which stands at {path}")
-
-    def _mark(self, path: str, marker: str | int) -> str | int:
-        assert str(marker) not in self.of.values()
-        self.of[path] = str(marker)
-        return marker
-
-    def under(self, fields: set[str]) -> set[str]:
-        """The markers of these fields, and of all that is in them."""
-        return {marker for path, marker in self.of.items() if path.split("/")[1] in fields}
-
-    def found_in(self, text: str) -> set[str]:
-        return {marker for marker in self.of.values() if marker in text}
-
-
-# Of two fields that exclude one another, the one that is left out.
-_EITHER = {"TokenRevoked": ("subject",), "OrderProcessed": ("occurredAtUtc",)}
 
 
 def rendered(event: Event, *, shows_fee: bool = False) -> Iterator[tuple[Notification, str]]:

@@ -58,6 +58,15 @@ async def test_entry_is_told_as_it_was_stored(log_server: EmbeddedNats) -> None:
     assert abs(entry.time * SECOND - entry.time_ns) < 1000
 
 
+async def test_last_match_is_the_newest_one_or_none(log_server: EmbeddedNats) -> None:
+    async with client(log_server, "gateway") as gateway:
+        for order in ("o1", "o2", "o1", "o3"):
+            await publish(gateway, f"orders.r1.c1.{order}.OrderAccepted")
+        log = Log(gateway)
+        found = [await log.last_match(f"orders.r1.c1.{order}.>") for order in ("o1", "o2", "o9")]
+    assert [each.sequence if each else None for each in found] == [3, 2, None]
+
+
 async def test_next_match_is_the_first_one_beyond_a_position(log_server: EmbeddedNats) -> None:
     subjects = ["orders.r1.c1.o1.A", "orders.r1.c2.o2.A", "carts.c.A", "orders.r1.c1.o1.B"]
     async with client(log_server, "gateway") as gateway:

@@ -74,6 +74,7 @@ async def test_commands_is_a_work_queue_that_refuses_rather_than_forgets(nats_se
         await provision(admin, SETTINGS)
         found = (await api(admin, "STREAM.INFO.COMMANDS"))["config"]
     assert (found["subjects"], found["retention"], found["discard"]) == (["commands.>"], "workqueue", "new")
+    assert (found["discard_new_per_subject"], found["max_msgs_per_subject"]) == (True, 64)
     assert (found["storage"], found["max_bytes"]) == ("file", SETTINGS.commands_max_bytes)
     assert found["max_age"] == 24 * 3600 * SECOND
     assert found["duplicate_window"] == 2 * 3600 * SECOND

@@ -52,7 +52,7 @@ logs = st.lists(st.tuples(_steps, st.sampled_from(["w1", "w1", "w2"]), _gaps), m
 
 
 @given(entries=logs, cut=st.integers(0, 14), floor=st.integers(0, 14))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_overlay_says_what_the_projection_will_say(
     tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path, entries: list[Entry], cut: int, floor: int
 ) -> None:
@@ -62,7 +62,7 @@ def test_overlay_says_what_the_projection_will_say(
 
 
 @given(entries=logs, forgotten=st.integers(0, 14), batch=st.integers(1, 15), again=st.integers(1, 15))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_rebuilding_changes_nothing_that_is_right(
     engine: AsyncEngine, entries: list[Entry], forgotten: int, batch: int, again: int
 ) -> None:

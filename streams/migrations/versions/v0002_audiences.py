@@ -24,6 +24,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", "is_subject", name="pk_token_revocations"),
     )
     op.add_column("orders", sa.Column("delivered_log_time", sa.Double()))
+    # The log's own time was not kept: what the event said comes near it.
+    op.execute("UPDATE orders SET delivered_log_time = delivered_at / 1000000.0 WHERE delivered_at IS NOT NULL")
     op.create_table(
         "guest_passes",
         sa.Column("order_id", sa.String(64), nullable=False),
