@@ -6,7 +6,7 @@ import datetime as dt
 import time
 
 import msgspec
-from litestar import HttpMethod, Request, Response, delete, post, route
+from litestar import Request, Response, delete, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
@@ -18,6 +18,7 @@ from gateway.authentication import PUBLIC, Carrier, bearer_token, check_session_
 from gateway.openapi import BEARER, refusals
 from gateway.problems import NEVER_KEPT
 from gateway.process import Gateway
+from gateway.routes.options import options
 from gateway.settings import Settings
 
 
@@ -75,10 +76,4 @@ async def end_session(request: Request[None, None, State], settings: NamedDepend
     return Response(None, headers={"set-cookie": clear_session(insecure=settings.insecure_cookies)})
 
 
-@route("/session", http_method=[HttpMethod.OPTIONS], status_code=204, include_in_schema=False, opt=dict(PUBLIC))
-async def session_methods() -> Response[None]:
-    """Litestar's own answer would name only one of the two methods, as they are two handlers."""
-    return Response(None, headers={"allow": "DELETE, OPTIONS, POST"})
-
-
-HANDLERS = [session_methods, begin_session, end_session]  # in this order, or Litestar answers OPTIONS itself
+HANDLERS = [options("/session", "DELETE", "POST"), begin_session, end_session]

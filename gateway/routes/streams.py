@@ -25,6 +25,7 @@ from gateway.opening import Asked, Begin, PositionUnknown, begin
 from gateway.problems import TopicRefused
 from gateway.process import Gateway
 from gateway.response import Opening, StreamResponse
+from gateway.routes.options import options
 from streams.cursor import Cursor
 from streams.errors import SubscriptionRefused, TopicUnknown
 from streams.facts import Decision, Facts, FactsUnavailable
@@ -420,6 +421,7 @@ def _come_back(gateway: Gateway, reason: str) -> StreamResponse:
 
 
 HANDLERS = (
+    options("/events", "GET", "POST"),
     restaurant_events,
     partner_events,
     order_events,

@@ -20,6 +20,7 @@ from gateway.authorization import may_see_workflow
 from gateway.openapi import BEARER, SESSION, CorrelationId, refusals
 from gateway.problems import NEVER_KEPT
 from gateway.process import Gateway
+from gateway.routes.options import options
 from streams.binding import Claim
 from streams.cursor import Cursor
 from streams.errors import BrokerUnavailable
@@ -40,7 +41,7 @@ class WorkflowAt(WorkflowState, frozen=True, kw_only=True):
 
 
 class Workflows(Controller):
-    """Both of a workflow's operations: Litestar tells the methods of a path by those that are registered together."""
+    """Both of a workflow's operations."""
 
     path = "/workflows/{correlation_id:str}"
     tags = ("workflows",)
@@ -122,4 +123,4 @@ def _answer(gateway: Gateway, correlation_id: str, workflow: Workflow, status: H
     )
 
 
-HANDLERS = [Workflows]
+HANDLERS = [options("/workflows/{correlation_id:str}", "GET", "POST"), Workflows]

@@ -10,7 +10,7 @@ import schemathesis
 
 from gateway.idempotency_key import KEY_PATTERN
 
-_IDENTITIES = ("customerId", "subject")
+_IDENTITIES = ("customerId", "subject", "memberId", "userId", "jti")
 _ROOM = 60  # a longer id would become one that is too long
 
 
@@ -20,8 +20,8 @@ def map_body(context: object, body: Any) -> Any:
     is printable, which is a matter of Unicode's version.
     """
     if isinstance(body, list):
-        return [_by_itself(_mended(event), index) for index, event in enumerate(body)]
-    return _mended(body)
+        return [_by_itself(_whole(_mended(event)), index) for index, event in enumerate(body)]
+    return _whole(_mended(body))
 
 
 @schemathesis.hook
@@ -30,6 +30,22 @@ def map_headers(context: object, headers: Any) -> Any:
     if isinstance(headers, dict) and re.fullmatch(KEY_PATTERN, str(headers.get("Idempotency-Key"))):
         return {**headers, "Idempotency-Key": uuid4().hex}
     return headers
+
+
+def _whole(event: Any) -> Any:
+    """What some events ask of several fields together."""
+    if not isinstance(event, dict):
+        return event
+    amount, balance = event.get("amount"), event.get("newBalance")
+    if isinstance(amount, dict) and isinstance(balance, dict) and "currency" in amount and "currency" in balance:
+        balance["currency"] = amount["currency"]
+    if event.get("type") == "TokenRevoked" and isinstance(event.get("jti"), str):
+        event.pop("subject", None)
+    elif event.get("type") == "TokenRevoked" and "subject" not in event:
+        event["jti"] = "some"
+    if event.get("type") == "OrderProcessed" and not {"occurredAtUtc", "occurredOnUtc"} & set(event):
+        event["occurredAtUtc"] = "2026-11-20T10:00:00Z"
+    return event
 
 
 def _by_itself(event: Any, index: int) -> Any:

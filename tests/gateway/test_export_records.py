@@ -67,6 +67,8 @@ def test_one_topic_is_exported_alone_and_once() -> None:
     selection = Selection(frozenset({Audience.RESTAURANT}), (restaurant_feed("r1"), finance_feed("r1")))
     assert [each.topic for each in selection.records(entry(sample("OrderAccepted")), "e")] == ["restaurants/r1"]
     assert [each.topic for each in selection.records(entry(sample("RevenueRecorded")), "e")] == ["finance/r1"]
+    two = Selection(feeds=(restaurant_feed("r2"), restaurant_feed("r1")))
+    assert [each.topic for each in two.records(entry(sample("OrderAccepted")), "e")] == ["restaurants/r1"]
     alone = Selection(feeds=(restaurant_feed("r1"),))
     assert [each.topic for each in alone.records(entry(sample("OrderAccepted")), "e")] == ["restaurants/r1"]
     assert alone.records(entry(sample("OrderAccepted", restaurantId="r2")), "e") == []

@@ -231,10 +231,11 @@ async def test_broker_that_goes_away_is_waited_for(log_server: EmbeddedNats) -> 
 async def reset(nc: Client, place: Place, reason: str) -> Kept:
     """An export from a place that is lost: it is an error, or else a gap comes first. Returns what comes."""
     kept = Kept()
-    with pytest.raises(ExportReset) as caught:
-        await exporter(nc, kept, kept).run(place, until_head=True)
-    assert (caught.value.reason, str(caught.value.after)) == (reason, str(place.cursor))
-    assert f"the cursor '{place.cursor}' can't be resumed: reset ({reason}), " in str(caught.value)
+    for until_head in (True, False):
+        with pytest.raises(ExportReset) as caught:
+            await asyncio.wait_for(exporter(nc, kept, kept).run(place, until_head=until_head), 5)
+        assert (caught.value.reason, str(caught.value.after)) == (reason, str(place.cursor))
+        assert f"the cursor '{place.cursor}' can't be resumed: reset ({reason}), " in str(caught.value)
     assert (kept.records, kept.places) == ([], [])
     await exporter(nc, kept, kept, goes_on=True).run(place, until_head=True)
     noted = kept.records.pop(0)

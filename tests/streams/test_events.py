@@ -408,8 +408,9 @@ def test_error_carries_its_facts_and_says_where_in_its_text() -> None:
 def test_events_are_known_by_the_names_they_are_published_under() -> None:
     assert " ".join(EVENT_TYPES) == (
         "OrderPlaced OrderCreated OrderPaymentSucceeded OrderPaymentFailed OrderAccepted OrderPreparing "
-        "OrderReadyForDelivery OrderDelivered OrderRejected OrderCancelled OrderEtaUpdated OrderDelayed OrderUnattended "
-        "CommandRejected CommandExpired TeamCartCreated TeamCartMemberJoined TeamCartMemberLeft TeamCartMemberRemoved "
+        "OrderReadyForDelivery OrderDelivered OrderRejected OrderCancelled OrderEtaUpdated OrderDelayed "
+        "OrderUnattended CommandRejected CommandExpired TeamCartCreated TeamCartMemberJoined TeamCartMemberLeft "
+        "TeamCartMemberRemoved "
         "TeamCartItemAdded TeamCartItemUpdated TeamCartItemRemoved TeamCartQuoteUpdated TeamCartLockedForPayment "
         "TeamCartPaymentAuthorized TeamCartPaymentFailed TeamCartConverted TeamCartExpired WorkflowBound "
         "WorkflowAccepted WorkflowProcessing OrderProcessed RevenueRecorded PlatformFeeRecorded CouponUsed "
