@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 import httpx
+import msgspec
 import structlog
 
 from gateway.errors import GatewayError
@@ -30,6 +31,7 @@ LONGEST_RETRY_SECONDS = 60.0
 LONGEST_WISH_SECONDS = 600.0
 """The most that a receiver's `Retry-After` is heeded."""
 
+_LONGEST_LINE = 1024 * 1024  # an event has at most 64 KB, and its view says less
 _PASSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _log = structlog.get_logger()
 
@@ -58,7 +60,7 @@ class StandardOutput:
         self._descriptor = descriptor
         self._is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
         if self._is_file:
-            _cut_torn_line(descriptor)
+            _mend_last_line(descriptor, form.beginning)
 
     async def send(self, records: Sequence[Record], cursor: str) -> bool:  # noqa: ARG002 - each line has its own
         """Raises BrokenPipeError: nobody reads any more."""
@@ -74,26 +76,34 @@ class StandardOutput:
             os.fsync(self._descriptor)
 
 
-def _cut_torn_line(descriptor: int) -> None:
-    """An export that was killed may have left a part of a line, which would spoil the next one, too."""
-    end = os.fstat(descriptor).st_size
+def _mend_last_line(descriptor: int, beginning: bytes) -> None:
+    """An export that was killed may have left a part of a line, which would spoil the next one, too: it is cut off.
+
+    What is no part of a record (`beginning` is how they begin) is not ours: it gets the line end that it lacks.
+    """
     try:
         reading = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
     except OSError:
         return  # not ours to read: then it stays as it is
     try:
-        keep = end
-        while keep > 0:
-            begin = max(0, keep - 65_536)
-            newline = os.pread(reading, keep - begin, begin).rfind(b"\n")
-            if newline >= 0:
-                keep = begin + newline + 1
-                break
-            keep = begin
-        if keep < end:
-            os.ftruncate(descriptor, keep)
+        end = os.fstat(reading).st_size
+        last = os.pread(reading, _LONGEST_LINE, max(0, end - _LONGEST_LINE)).rpartition(b"\n")[2]
     finally:
         os.close(reading)
+    if not last:
+        return
+    if (last.startswith(beginning) or beginning.startswith(last)) and not _is_json(last):
+        os.ftruncate(descriptor, end - len(last))
+    else:
+        os.write(descriptor, b"\n")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 class HttpReceiver:

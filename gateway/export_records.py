@@ -92,6 +92,9 @@ class Form(Protocol):
     media_type: str
     """Of what `batch` makes."""
 
+    beginning: bytes
+    """How every line begins."""
+
     def line(self, record: Record) -> bytes:
         """JSON on one line."""
         ...
@@ -105,6 +108,7 @@ class NdJson:
     """A stream's `id`, `event` and `data`, and the audience. By it, `eventId` and `topic` doubles are known."""
 
     media_type = "application/x-ndjson"
+    beginning = b'{"id":"'
 
     def line(self, record: Record) -> bytes:
         said = {"id": record.cursor, "event": record.name, "audience": record.audience}
@@ -121,6 +125,7 @@ class CloudEvents:
     """
 
     media_type = "application/cloudevents-batch+json"
+    beginning = b'{"specversion":"1.0","type":"passline.'
 
     def __init__(self, source: str) -> None:
         self._source = source.rstrip("/")

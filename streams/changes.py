@@ -161,6 +161,10 @@ DECISIVE = frozenset(_CHANGED)
 """Events that change a fact."""
 
 
+TAKING_BACK = frozenset({*_TAKEN_BACK, TokenRevoked})
+"""Events that take back what allowed a stream."""
+
+
 def fact_changed_by(event: Event) -> str:
     """The name of the fact that a decisive event changes."""
     return _CHANGED[type(event)](event)

@@ -36,6 +36,9 @@ STALL_SECONDS = 30.0
 FAN_OUT_PAUSE = 1000
 """After so many subscribers a fan-out lets the event loop do something else."""
 
+REVOCATIONS_REMEMBERED = 16_384
+"""Revocations are kept for who is being decided on at the moment, which takes milliseconds, or seconds at worst."""
+
 LIMITS_REMEMBERED = 4096
 """Ends that the log has told last are kept for who is being decided on at the moment, which takes milliseconds."""
 
@@ -95,7 +98,8 @@ class Hub:
         self._by_grant = Index()
         self._by_subject = Index()
         self._by_address = Tally()
-        self._revoked: dict[str, int] = {}
+        self._revoked: dict[str, int] = {}  # the last ones, and what of them stands up to the floor was forgotten
+        self._revoked_floor = 0
         self._spared: dict[str, str] = {}  # whom the last revocation of a fact has spared, if anybody
         self._limits: dict[str, tuple[int, float]] = {}  # where the log said it, and when that is; by first appearance
         self._limits_floor = 0
@@ -200,7 +204,7 @@ class Hub:
             raise Draining
         if grant.epoch != self.frames.epoch:
             raise DecisionOutdated("the log is another one than when it was decided")
-        if grant.decided_at < self.window.floor or any(
+        if grant.decided_at < max(self.window.floor, self._revoked_floor) or any(
             self._revoked.get(fact, 0) > grant.decided_at and self._spared.get(fact, "") != (grant.subject or None)
             for fact in (*grant.revocable_by, *_token_facts(grant))
         ):
@@ -304,7 +308,7 @@ class Hub:
 
         The streams of the subject `spared` go on, and for good: it was said that the fact is theirs.
         """
-        self._revoked[fact] = sequence
+        self._remember_revocation(fact, sequence)
         self._spared.pop(fact, None)
         if spared:
             self._spared[fact] = spared
@@ -315,22 +319,24 @@ class Hub:
                 self._by_grant.discard(fact, subscriber)
             else:
                 subscriber.close(End.REVOKED)
-        self._forget_revocations()
+
+    def rests_on(self, fact: str) -> bool:
+        """Whether anybody's stream rests on `fact`, so that its revocation would end one."""
+        return self._by_grant.count(fact) > 0
 
     def revoke_tokens(self, subject: str | None, token_id: str | None, sequence: int, time: float) -> None:
         """The log revoked, at `sequence` and its own `time` (Unix seconds), the token `token_id`, or all tokens of
         `subject` that were issued until then.
         """
         if subject is not None:
-            self._revoked[_subject_fact(subject)] = sequence
+            self._remember_revocation(_subject_fact(subject), sequence)
             ending = [each for each in self._by_subject.at(subject) if each.grant.issued_at <= time]
         else:
-            self._revoked[_token_fact(token_id)] = sequence
+            self._remember_revocation(_token_fact(token_id), sequence)
             # Rare enough to look at everybody: an index would cost each stream a hundred bytes.
             ending = [each for each in self._subscribers if each.grant.token_id == token_id]
         for subscriber in ending:
             subscriber.close(End.REVOKED)
-        self._forget_revocations()
 
     def outlived(self, subject: str, expires_at: float) -> list[Subscriber]:
         """The subject's streams whose token ends before `expires_at`, on the hub's clock, by a second at least."""
@@ -351,10 +357,14 @@ class Hub:
         subscriber.warned = False
         return True
 
-    def _forget_revocations(self) -> None:
-        if len(self._revoked) > 1024:
-            self._revoked = {each: at for each, at in self._revoked.items() if at > self.window.floor}
-            self._spared = {each: spared for each, spared in self._spared.items() if each in self._revoked}
+    def _remember_revocation(self, fact: str, sequence: int) -> None:
+        """For who is being decided on at the moment."""
+        self._revoked.pop(fact, None)
+        self._revoked[fact] = sequence
+        if len(self._revoked) > REVOCATIONS_REMEMBERED:
+            oldest = next(iter(self._revoked))
+            self._revoked_floor = self._revoked.pop(oldest)
+            self._spared.pop(oldest, None)
 
     def limit(self, fact: str, sequence: int, at: float) -> None:
         """The log said, at `sequence`, that what rests on `fact` goes on until `at`, on the hub's clock."""
@@ -382,6 +392,7 @@ class Hub:
         self.window = window
         self.completed = window.head
         self._revoked.clear()
+        self._revoked_floor = 0
         self._spared.clear()
         self._limits.clear()
         self._limits_floor = 0

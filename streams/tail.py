@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from streams.changes import DECISIVE, ENDING, over_after, taken_back_by
+from streams.changes import ENDING, TAKING_BACK, over_after, taken_back_by
 from streams.database import DatabaseUnavailable
 from streams.errors import StreamsError
 from streams.events import TokenRevoked, UnknownEventType
@@ -189,14 +189,15 @@ class Tail:
         return place
 
     async def _dispatch(self, entries: list[Entry]) -> None:
-        """Facts take effect between what stands before them and what stands after them."""
+        """What takes something back takes effect between what stands before it and what stands after it."""
         begin, apply = 0, self._facts.overlay.apply
         for index, entry in enumerate(entries):
             if entry.problem is not None:
                 self._skip(entry)
-            if entry.kind in DECISIVE:
-                await self._fan_out(entries[begin:index])
-                begin = index
+            if entry.kind in TAKING_BACK:
+                if self._may_end_streams(entry):
+                    await self._fan_out(entries[begin:index])
+                    begin = index
                 apply(entry)
                 self._take_back(entry)
             else:
@@ -204,6 +205,12 @@ class Tail:
             if entry.kind in ENDING:
                 self._limit(entry)
         await self._fan_out(entries[begin:])
+
+    def _may_end_streams(self, entry: Entry) -> bool:
+        """Whether what stands before it must go out first. Most of what says whose a workflow is ends nobody's."""
+        event = entry.event
+        taken_back = taken_back_by(event) if event else None
+        return taken_back is None or self._hub.rests_on(taken_back.fact)
 
     def _take_back(self, entry: Entry) -> None:
         event = entry.event

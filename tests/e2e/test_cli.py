@@ -87,7 +87,7 @@ def test_list_of_commands_is_whole() -> None:
         ("token --subject ada --expires 0s", "is not a span"),
         ("token --subject ada --data-dir {empty}", "has no development key: start `passline serve"),
         ("publish {empty}/none.json", "No such file"),
-        ("tail pizzeria", "a topic is one of restaurants/<id>, orders/<id>"),
+        ("tail pizzeria", "a topic is one of restaurants/<id>, partners/<id>, orders/<id>"),
         ("tail restaurants/a.*", "a topic is one of"),
         ("tail restaurants/a --since yesterday", "neither a span such as 15m nor a time"),
         ("tail restaurants/a --since 15m --from e-1", "two places to begin at"),

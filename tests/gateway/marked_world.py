@@ -16,7 +16,9 @@ from streams.events import (
     TeamCartEvent,
     WorkflowEvent,
 )
+from streams.matrix import MATRIX
 from streams.subjects import identity_key
+from streams.topics import Audience
 from tests.support.allow_lists import ALLOWED
 from tests.support.markers import Markers
 
@@ -29,6 +31,27 @@ ENDED = {"OrderDelivered", "OrderRejected", "OrderCancelled"}
 
 STATE = {"occurredOnUtc", "orderNumber", "estimatedDeliveryTime", "actualDeliveryTime"}
 """What the state of an order has of each of its events, whoever is told of that."""
+
+
+TOPICS = (
+    ("restaurants/{restaurantId}", "partners/{restaurantId}", "finance/{restaurantId}"),
+    ("orders/{orderId}", "customers/{customerKey}"),
+    ("carts/{teamCartId}",),
+    ("workflows/{correlationId}",),
+    ("coupons/{couponId}", "marketing"),
+)
+"""What somebody may have on one stream: of each side, by the names in `shared`."""
+
+
+class Person(NamedTuple):
+    """Who asks, on which side, and by which header."""
+
+    role: str
+    side: str
+    headers: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.side}".strip()
 
 
 class Mark(NamedTuple):
@@ -79,7 +102,7 @@ def _common(name: str, kind: type[Event], of: dict[str, str]) -> dict[str, Any]:
     return {"couponId": of["couponId"]} if kind is CouponUsed else {}
 
 
-# -- What each may see, written out by hand -----------------------------------------------------------------------------
+# -- What each may see, written out by hand ----------------------------------------------------------------------------
 
 ROLES: dict[str, set[str]] = {
     "owner": {"restaurants", "partners", "finance"},
@@ -117,8 +140,8 @@ SHARED: dict[str, set[str]] = {
 }
 """Ids, and who they are: `POST /session` tells everybody that of themselves."""
 
-LOGGED = {"restaurantId", "orderId", "doneId", "teamCartId", "correlationId", "couponId"}
-"""Topics are logged, and keys; nothing else."""
+LOGGED = {"restaurantId", "orderId", "doneId", "teamCartId", "correlationId", "couponId", "passId", "deviceId"}
+"""What topics, passes and devices are called is logged, and people by their keys; nothing else."""
 
 
 def may_see(role: str, mark: Mark) -> bool:
@@ -130,22 +153,35 @@ def may_see(role: str, mark: Mark) -> bool:
     return any(mark.field in _fields(audience, mark.event) for audience in ROLES[role])
 
 
+def is_told(role: str, mark: Mark) -> bool:
+    """Whether they must have been sent it by the time they have asked for all."""
+    kind = EVENT_TYPES[mark.event]
+    audiences = [each for each in ROLES[role] if kind in MATRIX and Audience(each) in MATRIX[kind].told]
+    if mark.event == "TeamCartCreated":
+        return False  # it is how the only member has come, and what they see begins behind it
+    fields = {field for each in audiences for field in ALLOWED[each](mark.event).values()}
+    return may_see(role, mark) and mark.field in fields
+
+
 def may_be_logged(mark: Mark) -> bool:
-    return not mark.event and (mark.field in LOGGED or mark.field.endswith("Key"))
+    return mark.field in LOGGED or mark.field.endswith("Key")
+
+
+_KINDS: dict[str, type[Event]] = {
+    "carts": TeamCartEvent,
+    "workflows": WorkflowEvent,
+    "finance": FinanceEvent,
+    "coupons": CouponUsed,
+    "marketing": CouponUsed,
+}
 
 
 def _fields(audience: str, name: str) -> set[str]:
     kind, told = EVENT_TYPES[name], set(ALLOWED[audience](name).values())
     if issubclass(kind, OrderEvent):
         return _fields_of_order(audience, name, told)
-    of_kind = {
-        "carts": TeamCartEvent,
-        "workflows": WorkflowEvent,
-        "finance": FinanceEvent,
-        "coupons": CouponUsed,
-        "marketing": CouponUsed,
-    }
-    is_told = audience in of_kind and issubclass(kind, of_kind[audience]) and name != "WorkflowBound"
+    told_of = _KINDS.get(audience)
+    is_told = told_of is not None and issubclass(kind, told_of) and name != "WorkflowBound"
     return told if is_told else set()
 
 

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import jsonschema_rs
 import pytest
+from click.testing import CliRunner
 
+from auth import policies
 from gateway.asyncapi import document, json_schemas
 from gateway.channels import API, subject_of
+from gateway.commands.schema import schema
+from gateway.sse import SseEncoder
 from gateway.who_may import AUDIENCES
 from streams.events import EVENT_TYPES, decode
 from streams.matrix import FACTS, MATRIX
+from streams.subscriber import End
 from streams.topics import Audience
-from tests.gateway.test_streams import applied
-from tests.streams.test_leaks import Markers
+from tests.gateway.test_streams import applied, said
+from tests.support.event_stream import EventStreamParser
+from tests.support.markers import Markers
 from tests.support.nats import publish
 from tests.support.samples import sample
 from tests.support.sse_client import StreamRequest, open_stream
@@ -35,6 +41,7 @@ SPECIFICATION = (
     / f"{document()['asyncapi']}-without-$id.json"
 )
 TOLD = [name for name, event in EVENT_TYPES.items() if event not in FACTS]
+POLICIES = [name for name in vars(policies) if name.startswith(("must_", "may_"))]
 OF_A_STREAM = {audience.value for audience in Audience}
 
 IDS: dict[str, Any] = {
@@ -158,6 +165,19 @@ def test_schema_of_an_event_takes_what_the_gateway_takes(name: str) -> None:
         messages.check(name, {"type": name})
 
 
+def test_command_prints_the_documents() -> None:
+    def printed(name: str) -> str:
+        done = CliRunner().invoke(schema, [name])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert json.loads(printed("asyncapi")) == document()
+    assert json.loads(printed("json")) == json_schemas()
+    page = printed("topics")
+    for each in (*EVENT_TYPES, *(f"`{audience}`" for audience in Audience), *POLICIES):
+        assert each in page, each
+
+
 async def test_gateway_serves_the_document_to_anybody(rest: Rest) -> None:
     answer = await rest.http.get("/schema/asyncapi.json")
     assert answer.status_code == 200
@@ -246,6 +266,49 @@ async def test_everything_that_a_gateway_sends_is_as_the_document_says(passline:
             assert wanted <= messages.names
             for block in await read_until(stream, wanted):
                 messages.check(block.event or "heartbeat", json.loads(block.data or "null"))
+
+
+async def test_signals_are_as_the_document_says(rest: Rest) -> None:
+    await rest.happened(rest.event("OrderPlaced"))
+    signals: list[dict[str, Any]] = [
+        {"type": "courier_position", "lat": 52.52, "lon": 13.405, "heading": 90.5, "accuracy": 3},
+        {"type": "viewing"},
+        {"type": "typing", "role": "chef"},
+    ]
+    shown = {Audience.ORDER: 3, Audience.GUEST: 1}
+    sender = rest.bearer("owner", restaurants={"r1": "owner"})
+    async with (
+        open_stream(request_of(rest.gateway, Audience.ORDER)) as order,
+        open_stream(await guests_request(rest.gateway)) as guest,
+    ):
+        for stream in (order, guest):
+            await stream.next_event("snapshot")
+        for signal in signals:
+            answer = await rest.http.post(f"{API}/orders/o1/signals", json=signal, headers=sender)
+            assert answer.status_code == 202, answer.text
+        for audience, stream in ((Audience.ORDER, order), (Audience.GUEST, guest)):
+            messages = Messages(document(), audience)
+            for _ in range(shown[audience]):
+                messages.check("ReceiveSignal", said(await stream.next_event("ReceiveSignal")))
+
+
+async def test_reset_is_as_the_document_says(rest: Rest) -> None:
+    await rest.happened(rest.event("OrderPlaced"))
+    messages = Messages(document(), Audience.RESTAURANT)
+    for given in ("nonsense", "other-1"):
+        async with open_stream(rest.gateway.kitchen("r1", last_event_id=given)) as stream:
+            opened = said(await stream.next_event("stream.opened"))
+        assert opened["verdict"] == "reset"
+        messages.check("stream.opened", opened)
+    lost = {"from": "k3f9-1", "to": "k3f9-7"}
+    messages.check("stream.opened", opened | {"reason": "expired", "lost": lost})
+
+
+def test_words_at_the_end_of_a_stream_are_as_the_document_says() -> None:
+    encoder, messages = SseEncoder(), Messages(document(), Audience.RESTAURANT)
+    blocks = [encoder.closing(end) for end in End if end not in (End.STALLED, End.GONE)]
+    for block in EventStreamParser().feed(b"".join([*blocks, encoder.expiring(60.0)])):
+        messages.check(block.type, said(block))
 
 
 def test_every_audience_has_a_policy_and_a_channel() -> None:

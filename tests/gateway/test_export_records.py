@@ -18,7 +18,8 @@ from streams.entry import judge
 from streams.events import OrderAccepted, decode, encode
 from streams.matrix import Row, notifications
 from streams.topics import Audience, audience_of, finance_feed, restaurant_feed
-from tests.streams.test_leaks import TOLD, Markers, allowed
+from tests.streams.test_leaks import TOLD, allowed
+from tests.support.markers import Markers
 from tests.support.samples import TYPES, sample
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def test_view_that_fails_leaves_a_gap_and_nothing_of_the_event(monkeypatch: pyte
 def test_ndjson_has_the_fields_of_the_stream_and_the_audience() -> None:
     (record,) = Selection(feeds=(restaurant_feed("r1"),)).records(entry(sample("OrderAccepted")), "k3f9")
     line = NdJson().line(record)
+    assert line.startswith(NdJson.beginning)
     assert line.endswith(b"}\n")
     assert line.count(b"\n") == 1
     said = json.loads(line)
@@ -120,6 +122,7 @@ def test_cloud_events_are_read_by_the_sdk(name: str) -> None:
     form = CloudEvents("https://orders.example/passline/")
     seen = set()
     for record in records:
+        assert form.line(record).startswith(form.beginning)
         message = HTTPMessage(headers={"content-type": "application/cloudevents+json"}, body=form.line(record))
         event = from_http_event(message, JSONFormat())
         assert event.get_type() == f"passline.{record.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from gateway.cursor_file import CursorFile, CursorFileUnusable, Place
-from gateway.export_output import BatchRefused, HttpReceiver
-from gateway.export_records import CloudEvents, NdJson, Selection
+from gateway.export_output import BatchRefused, HttpReceiver, StandardOutput
+from gateway.export_records import CloudEvents, NdJson, Selection, gap
 from gateway.exporting import Exporter, ExportReset
 from streams.cursor import Cursor
 from streams.log import Log
@@ -281,6 +282,33 @@ async def test_restored_backup_is_a_reset(log_server: EmbeddedNats, tmp_path: Pa
         assert (await reset(nc, kept.places[-1], "ahead")).event_ids == [f"e{number}" for number in range(5)]
         await append_orders(nc, 7, prefix="after")
         assert len((await reset(nc, kept.places[-1], "foreign")).records) == 12
+
+
+# -- Files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (b"", b""),
+        (b'{"id":"e-1"}\n', b'{"id":"e-1"}\n'),
+        (b'{"id":"e-1"}\n{"id":"e-2","da', b'{"id":"e-1"}\n'),
+        (b'{"i', b""),
+        (b'{"id":"e-1"}', b'{"id":"e-1"}\n'),
+        (b"a note of somebody's", b"a note of somebody's\n"),
+    ],
+)
+async def test_file_is_gone_on_with_after_its_last_whole_line(tmp_path: Path, left: bytes, kept: bytes) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(left)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        assert await StandardOutput(NdJson(), descriptor).send([gap("hole", Cursor("e", 1), Cursor("e", 2))], "e-2")
+    finally:
+        os.close(descriptor)
+    written = path.read_bytes()
+    assert written.startswith(kept)
+    assert json.loads(written.removeprefix(kept))["id"] == "e-2"
 
 
 # -- The cursor file ---------------------------------------------------------------------------------------------------

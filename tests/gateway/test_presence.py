@@ -135,14 +135,13 @@ async def test_client_that_does_not_read_is_told_as_paused_and_behind(
         await append_order(rest.passline.nc, f"e{number}", kind="OrderPlaced", items=items)
         number += 1
         await asyncio.sleep(0)
-    paused_at = other.gateway.hub.head
     for _ in range(3):
         last = await append_order(rest.passline.nc, f"e{number}", restaurant="r2")
         number += 1
     await eventually(lambda: other.gateway.hub.head == last)
     (device,) = (await asked(rest, DEVICES, owner(rest)))["devices"]
     assert device["paused"]
-    assert device["behind"] == last - subscriber.position >= last - paused_at == 3
+    assert device["behind"] == last - subscriber.position >= 3
     while not subscriber.live:
         await slow.read()
     (device,) = (await asked(rest, DEVICES, owner(rest)))["devices"]

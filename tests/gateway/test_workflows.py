@@ -185,8 +185,9 @@ async def test_first_accepted_event_holds_and_one_that_contradicts_it_is_shown_t
     await bind(gateway, "ada")
     async with open_stream(stream_of(gateway, "ada")) as before:
         await opened(before)
-        await step(passline, "WorkflowAccepted", "a", userId="ada")
+        accepted = await step(passline, "WorkflowAccepted", "a", userId="ada")
         assert await steps(before, 1) == [("ACCEPTED", None)]
+        await applied(gateway, accepted)
         async with open_stream(stream_of(gateway, "ada")) as after:
             await opened(after)
             wrong = await step(passline, "WorkflowAccepted", "wrong", userId="bob", orderId="bobs")

@@ -69,3 +69,18 @@ def test_topic_is_over_when_nothing_has_moved_its_end_on() -> None:
     delivery.hub.tick()
     assert subscriber.closed is End.ENDED
     assert b'{"reason":"ended"}' in connection.received
+
+
+def test_decision_from_before_what_is_remembered_of_revocations_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.hub.REVOCATIONS_REMEMBERED", 2)
+    delivery = Delivery()
+    for sequence in (1, 2):
+        delivery.hub.revoke(f"workflow:w{sequence}", sequence, spared="bob")
+    delivery.subscribe(W1, revocable_by=(FACT,), subject="bob")
+    delivery.hub.revoke("workflow:w1", 3)
+    delivery.subscribe(W1, revocable_by=("workflow:w2",), subject="bob")
+    delivery.hub.revoke("workflow:w3", 4)  # now that of w2 is forgotten
+    with pytest.raises(DecisionOutdated):
+        delivery.subscribe(W1, revocable_by=("workflow:w9",), subject="ada")
+    delivery.dispatch(*(order_entry(sequence) for sequence in range(1, 5)))
+    delivery.subscribe(W1, revocable_by=("workflow:w9",), subject="ada")
