@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final, TypeAlias
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Request, Response, get, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
@@ -40,51 +40,51 @@ class WorkflowAt(WorkflowState, frozen=True, kw_only=True):
     cursor: str
 
 
-class Workflows(Controller):
-    """Both of a workflow's operations."""
+@post(
+    "/workflows/{correlation_id:str}",
+    status_code=HTTPStatus.CREATED,
+    summary="Bind a workflow to yourself",
+    tags=["workflows"],
+    security=[BEARER, SESSION],
+    responses=refusals(401, 403, 404, 422, 503)
+    | {200: ResponseSpec(WorkflowAt, generate_examples=False, description="It was yours before.")},
+)
+async def bind_workflow(
+    request: Asker, correlation_id: CorrelationId, gateway: NamedDependency[Gateway]
+) -> Response[WorkflowAt]:
+    """The first binding holds, over all gateways; to bind your own again is fine. 403: it is somebody else's. An
+    event of the order service that names the user is the authority, whoever has bound it. 404: the workflow is
+    over; a correlation id is good for one.
 
-    path = "/workflows/{correlation_id:str}"
-    tags = ("workflows",)
-    security = (BEARER, SESSION)
+    What the order service has said of it before is kept for whoever binds it. There is no body.
+    """
+    try:
+        async with asyncio.timeout(BIND_SECONDS):
+            claimed = await _bind(gateway, request.user, correlation_id)
+            workflow = await may_see_workflow(gateway.facts, gateway.workflows, request.user, correlation_id)
+    except TimeoutError as error:
+        raise BrokerUnavailable("a workflow's binding", BIND_SECONDS, "no answer in time") from error
+    is_new = claimed is not None and claimed.is_new
+    return _answer(gateway, correlation_id, workflow, HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
-    @post(
-        status_code=HTTPStatus.CREATED,
-        summary="Bind a workflow to yourself",
-        responses=refusals(401, 403, 404, 422, 503)
-        | {200: ResponseSpec(WorkflowAt, generate_examples=False, description="It was yours before.")},
-    )
-    async def bind_workflow(
-        self, request: Asker, correlation_id: CorrelationId, gateway: NamedDependency[Gateway]
-    ) -> Response[WorkflowAt]:
-        """The first binding holds, over all gateways; to bind your own again is fine. 403: it is somebody else's. An
-        event of the order service that names the user is the authority, whoever has bound it. 404: the workflow is
-        over; a correlation id is good for one.
 
-        What the order service has said of it before is kept for whoever binds it. There is no body.
-        """
-        try:
-            async with asyncio.timeout(BIND_SECONDS):
-                claimed = await _bind(gateway, request.user, correlation_id)
-                workflow = await may_see_workflow(gateway.facts, gateway.workflows, request.user, correlation_id)
-        except TimeoutError as error:
-            raise BrokerUnavailable("a workflow's binding", BIND_SECONDS, "no answer in time") from error
-        is_new = claimed is not None and claimed.is_new
-        return _answer(gateway, correlation_id, workflow, HTTPStatus.CREATED if is_new else HTTPStatus.OK)
-
-    @get(
-        summary="How far a workflow is",
-        responses=refusals(401, 403, 404, 422, 503),
-    )
-    async def read_workflow(
-        self, request: Asker, correlation_id: CorrelationId, gateway: NamedDependency[Gateway]
-    ) -> Response[WorkflowAt]:
-        """ACCEPTED, PROCESSING or COMPLETED, and null before; with the order's id when it is known. For whom it is
-        bound to; one that nobody has bound is not found.
-        """
-        facts, kind, claims = gateway.facts, gateway.workflows, request.user
-        await facts.settled(kind, correlation_id, lambda each: each.user_key == claims.key)
-        workflow = await may_see_workflow(facts, kind, claims, correlation_id)
-        return _answer(gateway, correlation_id, workflow, HTTPStatus.OK)
+@get(
+    "/workflows/{correlation_id:str}",
+    summary="How far a workflow is",
+    tags=["workflows"],
+    security=[BEARER, SESSION],
+    responses=refusals(401, 403, 404, 422, 503),
+)
+async def read_workflow(
+    request: Asker, correlation_id: CorrelationId, gateway: NamedDependency[Gateway]
+) -> Response[WorkflowAt]:
+    """ACCEPTED, PROCESSING or COMPLETED, and null before; with the order's id when it is known. For whom it is
+    bound to; one that nobody has bound is not found.
+    """
+    facts, kind, claims = gateway.facts, gateway.workflows, request.user
+    await facts.settled(kind, correlation_id, lambda each: each.user_key == claims.key)
+    workflow = await may_see_workflow(facts, kind, claims, correlation_id)
+    return _answer(gateway, correlation_id, workflow, HTTPStatus.OK)
 
 
 async def _bind(gateway: Gateway, claims: Claims, correlation_id: str) -> Claim | None:
@@ -123,4 +123,4 @@ def _answer(gateway: Gateway, correlation_id: str, workflow: Workflow, status: H
     )
 
 
-HANDLERS = [options("/workflows/{correlation_id:str}", "GET", "POST"), Workflows]
+HANDLERS = [options("/workflows/{correlation_id:str}", "GET", "POST"), bind_workflow, read_workflow]

@@ -21,6 +21,7 @@ from streams.subjects import identity_key
 from streams.topics import Audience
 from tests.support.allow_lists import ALLOWED
 from tests.support.markers import Markers
+from tests.support.samples import sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,11 +65,9 @@ class Mark(NamedTuple):
 
 def shared(side: str) -> dict[str, str]:
     """What the events of a side have in common, and who its people are."""
-    ids = {
-        field: f"{side}-mark-{field}"
-        for field in ("restaurantId", "orderId", "doneId", "teamCartId", "correlationId", "couponId", "deviceName")
-    }
-    people = ("customer", "member", "user", "owner", "staff", "finance", "former", "leaver")
+    fields = ("restaurantId", "orderId", "doneId", "othersId", "teamCartId", "correlationId", "couponId", "deviceName")
+    ids = {field: f"{side}-mark-{field}" for field in fields}
+    people = ("customer", "neighbour", "member", "mate", "user", "owner", "staff", "finance", "former", "leaver")
     identities = {f"{each}Identity": f"auth0|{side}-mark-{each}" for each in people}
     keys = {f"{each}Key": identity_key(f"auth0|{side}-mark-{each}") for each in people}
     return ids | identities | keys
@@ -80,6 +79,26 @@ def marked_events(side: str) -> Iterator[tuple[str, dict[str, Any], Markers]]:
     for number, (name, kind) in enumerate(EVENT_TYPES.items(), 1):
         markers = Markers(f"{side}-", 5000 * SIDES.index(side) + 100 * number)
         yield name, markers.body(name, **_common(name, kind, of)), markers
+
+
+def those_beside(side: str) -> list[dict[str, Any]]:
+    """Another order in the restaurant and another member in the cart, whom the others know nothing of."""
+    of = shared(side)
+    return [
+        sample(
+            "OrderPlaced",
+            eventId=f"{side}-other-order",
+            restaurantId=of["restaurantId"],
+            customerId=of["neighbourIdentity"],
+            orderId=of["othersId"],
+        ),
+        sample(
+            "TeamCartMemberJoined",
+            eventId=f"{side}-other-member",
+            teamCartId=of["teamCartId"],
+            memberId=of["mateIdentity"],
+        ),
+    ]
 
 
 def _common(name: str, kind: type[Event], of: dict[str, str]) -> dict[str, Any]:
@@ -111,7 +130,9 @@ ROLES: dict[str, set[str]] = {
     "device": {"partners"},
     "customer": {"orders", "customers"},
     "guest": {"guests"},
+    "neighbour": set(),
     "member": {"carts"},
+    "mate": {"carts"},
     "user": {"workflows"},
     "marketing": {"coupons", "marketing"},
     "courier": set(),
@@ -126,21 +147,24 @@ ROLES: dict[str, set[str]] = {
 EVERYWHERE = {"marketing", "courier", "commander", "issuer", "publisher", "stranger", "nobody"}
 """Those who belong to no side."""
 
+_ORDERS = {"restaurantId", "orderId", "doneId", "othersId"}
 _CONNECTED = {"ownerKey", "staffKey", "deviceName"}
 SHARED: dict[str, set[str]] = {
-    "owner": {"restaurantId", "orderId", "doneId", "ownerIdentity", *_CONNECTED},
-    "staff": {"restaurantId", "orderId", "doneId", "staffIdentity", *_CONNECTED},
+    "owner": {*_ORDERS, "ownerIdentity", *_CONNECTED},
+    "staff": {*_ORDERS, "staffIdentity", *_CONNECTED},
     "finance": {"restaurantId", "financeIdentity", "financeKey"},
-    "device": {"restaurantId", "orderId", "doneId"},
+    "device": _ORDERS,
     "customer": {"restaurantId", "orderId", "doneId", "customerIdentity", "customerKey"},
+    "neighbour": {"restaurantId", "othersId", "neighbourIdentity", "neighbourKey"},
     "guest": {"restaurantId", "orderId"},
     "member": {"teamCartId", "orderId", "restaurantId", "memberIdentity", "memberKey"},
+    "mate": {"teamCartId", "orderId", "restaurantId", "mateIdentity", "mateKey"},
     "user": {"correlationId", "userIdentity", "userKey"},
     "marketing": {"couponId"},
 }
 """Ids, and who they are: `POST /session` tells everybody that of themselves."""
 
-LOGGED = {"restaurantId", "orderId", "doneId", "teamCartId", "correlationId", "couponId", "passId", "deviceId"}
+LOGGED = {*_ORDERS, "teamCartId", "correlationId", "couponId", "passId", "deviceId"}
 """What topics, passes and devices are called is logged, and people by their keys; nothing else."""
 
 
@@ -158,7 +182,7 @@ def is_told(role: str, mark: Mark) -> bool:
     kind = EVENT_TYPES[mark.event]
     audiences = [each for each in ROLES[role] if kind in MATRIX and Audience(each) in MATRIX[kind].told]
     if mark.event == "TeamCartCreated":
-        return False  # it is how the only member has come, and what they see begins behind it
+        return False  # it is how the first member has come, and what they see begins behind it
     fields = {field for each in audiences for field in ALLOWED[each](mark.event).values()}
     return may_see(role, mark) and mark.field in fields
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import pytest
 
+from streams.facts import Facts
 from streams.hub import DecisionOutdated
+from streams.overlay import Overlay
 from streams.subscriber import End, Ending, Grant, Subscriber
+from streams.tail import Tail
 from streams.topics import cart_feed, customer_feed, workflow_feed
+from tests.streams.living import entry
 from tests.support.delivery import Delivery, Recorder, order_entry
 
+LEAVER = {"TeamCartMemberLeft": {"memberId": "ada"}}
 FACT = "workflow:w1"
 W1 = workflow_feed("w1", "ada")
 
@@ -84,3 +92,17 @@ def test_decision_from_before_what_is_remembered_of_revocations_is_void(monkeypa
         delivery.subscribe(W1, revocable_by=("workflow:w9",), subject="ada")
     delivery.dispatch(*(order_entry(sequence) for sequence in range(1, 5)))
     delivery.subscribe(W1, revocable_by=("workflow:w9",), subject="ada")
+
+
+async def test_what_stands_before_a_leaving_is_told_and_what_stands_after_it_is_not_though_read_together() -> None:
+    delivery = Delivery()
+    ada, hers = delivery.subscribe(cart_feed("t1"), revocable_by=("cart:t1:ada",), subject="ada")
+    _, his = delivery.subscribe(cart_feed("t1"), revocable_by=("cart:t1:bob",), subject="bob")
+    nothing: Any = None
+    facts = Facts(nothing, Overlay(0), nothing, "e")
+    tail = Tail(nothing, nothing, delivery.hub, facts, find_place=nothing, new_window=nothing)
+    names = ("TeamCartQuoteUpdated", "TeamCartMemberLeft", "TeamCartExpired")
+    await tail._dispatch([entry(n, time.time(), name, **LEAVER.get(name, {})) for n, name in enumerate(names, 1)])
+    assert ada.closed is End.REVOKED
+    assert [name for name in names if name.encode() in hers.received] == ["TeamCartQuoteUpdated"]
+    assert [name for name in names if name.encode() in his.received] == list(names)
