@@ -35,13 +35,23 @@ STATE = {"occurredOnUtc", "orderNumber", "estimatedDeliveryTime", "actualDeliver
 
 
 TOPICS = (
-    ("restaurants/{restaurantId}", "partners/{restaurantId}", "finance/{restaurantId}"),
-    ("orders/{orderId}", "customers/{customerKey}"),
-    ("carts/{teamCartId}",),
-    ("workflows/{correlationId}",),
-    ("coupons/{couponId}", "marketing"),
+    ("restaurants/{restaurant_id}", "partners/{restaurant_id}", "finance/{restaurant_id}"),
+    ("orders/{order_id}", "customers/{customer_key}"),
+    ("carts/{cart_id}",),
+    ("workflows/{correlation_id}",),
+    ("coupons/{coupon_id}", "marketing"),
 )
-"""What somebody may have on one stream: of each side, by the names in `shared`."""
+"""What somebody may have on one stream, by the names of the API's parameters."""
+
+PARAMETERS = {
+    "restaurant_id": "restaurantId",
+    "order_id": "orderId",
+    "customer_key": "customerKey",
+    "cart_id": "teamCartId",
+    "correlation_id": "correlationId",
+    "coupon_id": "couponId",
+}
+"""What stands in `shared` for each."""
 
 
 class Person(NamedTuple):

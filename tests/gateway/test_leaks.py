@@ -21,6 +21,7 @@ from auth.keys import development_key
 from auth.tokens import mint
 from tests.gateway.marked_world import (
     EVERYWHERE,
+    PARAMETERS,
     ROLES,
     SIDES,
     TOPICS,
@@ -169,7 +170,7 @@ class World:
     async def ask_all(self, person: Person, routes: list[tuple[str, str]]) -> None:
         """Every endpoint about both sides, and every mistake."""
         for method, template in routes:
-            for path in self._paths(template):
+            for path in self._paths(method, template):
                 body = BODIES.get(template.rpartition("/")[2])
                 if method == "GET" and template.endswith("/events"):
                     await self._streams(person, path)
@@ -179,23 +180,20 @@ class World:
             if method != "GET" or wrong != template:
                 await self._ask(person, method, wrong, {WRONG: [WRONG]})
 
-    def _paths(self, template: str) -> Iterator[str]:
+    def _paths(self, method: str, template: str) -> list[str]:
+        """Of both sides; what changes nothing also about the order beside."""
+        named = {mark: marker for marker, mark in self.marks.items()}
+        found: list[str] = []
         for side in SIDES:
             of = shared(side)
-            known = of | {"passId": self._marker(side, "PassIssued"), "deviceId": self._marker(side, "DeviceRevoked")}
-            known |= {"restaurant_id": of["restaurantId"], "order_id": of["orderId"], "customer_key": of["customerKey"]}
-            known |= {"cart_id": of["teamCartId"], "correlation_id": of["correlationId"], "coupon_id": of["couponId"]}
-            known |= {"pass_id": known["passId"], "device_id": known["deviceId"]}
-            path = template.format(**known)
-            if template == "/events":
-                for topics in TOPICS:
-                    yield f"{path}?{'&'.join(f'topic={topic}' for topic in topics).format(**known)}"
-            else:
-                yield path
-
-    def _marker(self, side: str, event: str) -> str:
-        named = "passId" if event.startswith("Pass") else "deviceId"
-        return next(text for text, mark in self.marks.items() if mark == (side, event, named))
+            known = {parameter: of[field] for parameter, field in PARAMETERS.items()}
+            known["pass_id"] = named[Mark(side, "PassIssued", "passId")]
+            known["device_id"] = named[Mark(side, "DeviceRevoked", "deviceId")]
+            beside = known | {"order_id": of["othersId"], "customer_key": of["neighbourKey"]}
+            templates = [f"{template}?{'&'.join(f'topic={topic}' for topic in topics)}" for topics in TOPICS]
+            for each in templates if template == "/events" and method == "GET" else [template]:
+                found += [each.format(**known), *([each.format(**beside)] if method == "GET" else [])]
+        return list(dict.fromkeys(found))
 
     async def _ask(self, person: Person, method: str, path: str, body: Any = None) -> None:
         url = f"{path}{'&' if '?' in path else '?'}trace={QUERY}"

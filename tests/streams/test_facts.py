@@ -21,7 +21,7 @@ from streams.log import LogState
 from streams.overlay import Overlay
 from streams.projection import Projection
 from streams.snapshots import OrderOwner, States
-from streams.staff import STAFF
+from streams.staff import STAFF, Standing
 from tests.support.delivery import order_entry
 from tests.support.nats import eventually
 
@@ -90,7 +90,7 @@ def facts_at(engine: AsyncEngine, overlay: Overlay, *, last: int = 0) -> Facts:
     return Facts(States(engine), overlay, StubLog(last), "e")  # type: ignore[arg-type]
 
 
-async def standings(facts: Facts) -> list[object]:
+async def standings(facts: Facts) -> list[Standing]:
     async with facts.reading() as decision:
         return [await decision.state(STAFF, member) for member in MEMBERS]
 

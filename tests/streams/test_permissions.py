@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 
 
-READS = (
-    *("$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS", "$JS.API.CONSUMER.CREATE.EVENTS"),
-)
+READS = ("$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS", "$JS.API.CONSUMER.CREATE.EVENTS")
 ONE_ENTRY = "$JS.API.STREAM.MSG.GET.EVENTS"
 MORE_READS = tuple(subject for subject in READS if subject != ONE_ENTRY)
 # Nobody destroys, copies or takes over, and nobody speaks for the server.
