@@ -195,8 +195,9 @@ async def test_every_audience_gets_its_own_once_while_all_come_and_go_and_some_l
         sys.stdout.write(f"{report}\n")
         (tmp_path / "history.json").write_bytes(msgspec.json.encode(history))
         report.assert_clean()
-        assert report.resumed > 400, "hardly anybody came back"
-        assert report.halves > 0, "nobody was cut between two blocks of an entry"
+        assert not district.stuck
+        assert report.resumed > 300, "hardly anybody came back"
+        assert report.halves > 10, "hardly anybody was cut between two blocks of an entry"
         assert _kinds_seen(history) == {*TopicKind, "guests"}
 
 

@@ -31,7 +31,8 @@ class ReconnectingClient:
     """`async with ReconnectingClient(…) as client:` runs while inside. `log` is its record for the checker.
 
     `pause_seconds` turns the milliseconds of `retry` into the time that it really waits. `cuts` is asked at each new
-    connection after how many bytes of the body to leave it, None for never. A `patient` one comes back after a refusal.
+    connection after how many bytes of the body to leave it, None for never; `leaves_behind` at each block whether to
+    leave there. One with `patience_seconds` comes back so long after a refusal.
 
     `topics` is asked at each new connection for the topics of that one: the request's address is then that of streams
     of several. `called` says under which name the record has a topic, where it is not the topic's own: what an order's
@@ -46,7 +47,8 @@ class ReconnectingClient:
         *,
         pause_seconds: Callable[[int], float] = lambda retry_ms: retry_ms / 1000,
         cuts: Callable[[], int | None] = lambda: None,
-        patient: bool = False,
+        leaves_behind: Callable[[Block], bool] = lambda _: False,
+        patience_seconds: float | None = None,
         topics: Callable[[], Sequence[str]] | None = None,
         called: Mapping[str, str] | None = None,
     ) -> None:
@@ -58,7 +60,8 @@ class ReconnectingClient:
         self._request = request
         self._pause_seconds = pause_seconds
         self._cuts = cuts
-        self._patient = patient
+        self._leaves_behind = leaves_behind
+        self._patience_seconds = patience_seconds
         self._topics = topics
         self._called = called or {}
         self._changed = asyncio.Event()
@@ -138,13 +141,18 @@ class ReconnectingClient:
         async with open_stream(request) as stream:
             self._record.status = stream.status
             if not stream.is_event_stream:
-                self.failed = None if self._patient else stream.status
+                if self._patience_seconds is None:
+                    self.failed = stream.status
+                else:
+                    await asyncio.sleep(self._patience_seconds)
                 return
             self._stream = stream
             try:
                 async for block in stream:
                     self._take(block)
                     self._changed.set()
+                    if self._leaves_behind(block):
+                        return
                     await self._may_read.wait()
             finally:
                 self._stream = None
@@ -158,7 +166,7 @@ class ReconnectingClient:
             self._record.opened = msgspec.structs.replace(opened, id=block.id)
             return
         record = received(block)
-        if record.topic in self._called:
+        if record.topic is not None and record.topic in self._called:
             record = msgspec.structs.replace(record, topic=self._called[record.topic])
         self._record.blocks.append(record)
         if record.event_id is not None:
