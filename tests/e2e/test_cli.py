@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from tests.support.processes import PasslineProcess
 
 COMMANDS = (
-    *("serve", "demo", "token", "publish", "tail"),
+    *("serve", "demo", "token", "publish", "tail", "export"),
+    *("schema asyncapi", "schema json", "schema topics"),
     *("outbox relay", "outbox list", "outbox retry", "outbox discard"),
     *("projection rebuild", "projection migrate", "projection position", "epoch bump"),
 )
