@@ -40,6 +40,11 @@ UNCAPPED = {
     "PASSLINE_MAX_PER_TOPIC": "0",
     "PASSLINE_MAX_PER_PROCESS": "0",
     "PASSLINE_MAX_NEW_PER_SECOND": "0",
+    # Nobody answers these orders, and an alarm would be an event more.
+    "PASSLINE_ACCEPT_WITHIN_SECONDS": "0",
+    "PASSLINE_READY_WITHIN_SECONDS": "0",
+    "PASSLINE_DELIVER_WITHIN_SECONDS": "0",
+    "PASSLINE_UNATTENDED_SECONDS": "0",
 }
 """Thousands of streams from one address are what caps are there to refuse. All else is as by default."""
 
