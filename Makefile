@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
-# Two processes suit two cores; each test brings its own ports, stream and database.
-PYTEST_WORKERS ?= 2
+# Three processes suit two cores, as tests wait much; each test brings its own ports, stream and database.
+PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-system bench bench-quick check docs format lock wheel clean
