@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from gateway.town import Customer, Restaurant
 
-PROMISED_SECONDS: Final = 20
+PROMISED_SECONDS: Final = 40
 """The kitchen promises the dinner for then, and does not keep it: an alarm follows."""
 
-_BEAT_SECONDS = 2.0  # between two things that people do
-_PAUSE_SECONDS = 60.0  # between two dinners
+_BEAT_SECONDS = 3.0  # between two things that people do
+_PAUSE_SECONDS = 30.0  # between two dinners
 _RETRY_SECONDS = 2.0
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 180.0
 _PASS_SECONDS = 600.0  # a device's pass is renewed long before its 15 minutes are over
 _CURRENCY = "EUR"
 _COUPON = "friends-10"

@@ -101,13 +101,9 @@ async def _dine(settings: Settings, town: Town, work: TownAtWork, supervisor: Su
     """Friends have dinner in the town, by way of the gateway."""
     await supervisor.wait_ready()
     await work.first_stored.wait()
-    told: list[str] = []
 
     def tell(about: str, line: str) -> None:
-        """Of the first dinner; the others are like it."""
-        if about not in told:
-            told.append(about)
-            click.echo(f"{_CLEAR_LINE if sys.stdout.isatty() else ''}\n# {about}\n{line}\n")
+        click.echo(f"{_CLEAR_LINE if sys.stdout.isatty() else ''}\n# {about}\n{line}\n")
 
     host, friend = CUSTOMERS[2:4]
     diners = Diners(town.restaurants[0], host, friend, partial(_token, settings))
