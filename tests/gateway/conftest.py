@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.handover import HandoverProtocol
 from tests.gateway.ways import USUAL, Way, ways_of
 from tests.support.nats import eventually
+from tests.support.pausing import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -63,7 +64,7 @@ class Rest:
     @contextmanager
     def hung_broker(self) -> Iterator[None]:
         """The broker takes connections and answers nothing."""
-        os.kill(self.passline.server.pid, signal.SIGSTOP)
+        pause(self.passline.server.pid)
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ import msgspec
 from tests.gateway.test_streams import applied, opened, said
 from tests.support.logs import append
 from tests.support.nats import client, eventually
+from tests.support.pausing import pause
 from tests.support.sse_client import Ending, SseStream, StreamRequest, open_stream
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ async def test_workflow_is_gone_a_while_after_its_last_event(passline: Passline)
 async def test_binding_fails_fast_while_the_log_is_out_of_reach(passline: Passline) -> None:
     gateway = await passline.gateway()
     await bind(gateway, "ada")
-    os.kill(passline.server.pid, signal.SIGSTOP)
+    pause(passline.server.pid)
     try:
         async with asyncio.timeout(BROKER_SECONDS):
             answer = await bind(gateway, "ada", "w2")

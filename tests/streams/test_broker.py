@@ -18,6 +18,7 @@ from streams.broker import connect, request
 from streams.errors import BrokerRefusedCredentials, BrokerUnavailable, BrokerUnreachable, BrokerUrlInvalid
 from streams.log import Log
 from tests.support.nats import PLACED, client, eventually, publish
+from tests.support.pausing import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +49,7 @@ async def test_absent_broker_is_told_in_time_and_without_the_password() -> None:
 
 
 async def test_hung_broker_is_told_in_time(nats_server: EmbeddedNats) -> None:
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    pause(nats_server.pid)
     with pytest.raises(BrokerUnreachable):
         async with attempt(nats_server.url("gateway"), timeout_seconds=0.4):
             pass
@@ -103,7 +104,7 @@ async def test_our_own_close_is_not_told_as_an_end(nats_server: EmbeddedNats) ->
 
 async def test_close_does_not_wait_for_a_hung_broker(nats_server: EmbeddedNats) -> None:
     async with attempt(nats_server.url("gateway")) as nc:
-        os.kill(nats_server.pid, signal.SIGSTOP)
+        pause(nats_server.pid)
         for _ in range(100):
             await nc.publish(PLACED, b"x" * 65_536)
         started = time.monotonic()
@@ -168,7 +169,7 @@ async def test_hung_broker_is_noticed_and_the_connection_comes_back(
 ) -> None:
     monkeypatch.setattr(broker, "PING_SECONDS", 0.2)
     async with client(log_server, "gateway") as gateway:
-        os.kill(log_server.pid, signal.SIGSTOP)
+        pause(log_server.pid)
         await eventually(lambda: not gateway.is_connected)
         os.kill(log_server.pid, signal.SIGCONT)
         await eventually(lambda: gateway.is_connected, within=10)

@@ -46,6 +46,7 @@ from streams.log import Log
 from streams.provision import MAX_COMMANDS_WAITING, provision
 from streams.subjects import identity_key
 from tests.support.nats import SETTINGS, api, client, eventually, publish
+from tests.support.pausing import pause
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -231,7 +232,7 @@ async def test_one_command_may_not_wait_for_one_order_without_end(log_server: Em
 async def test_broker_that_does_not_answer_is_told_within_the_time_of_a_request(log_server: EmbeddedNats) -> None:
     async with client(log_server, "gateway") as gateway:
         commands = Commands(gateway)
-        os.kill(log_server.pid, signal.SIGSTOP)
+        pause(log_server.pid)
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             await commands.send(command(), caller_key="cook", idempotency_key="a")

@@ -35,6 +35,7 @@ from streams.errors import (
 )
 from streams.log import Log
 from tests.support.nats import client, eventually
+from tests.support.pausing import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -201,7 +202,7 @@ async def test_port_stays_ours_while_no_child_listens(nats_server: EmbeddedNats)
 
 async def test_stop_ends_a_stopped_broker_orderly(tmp_path: Path) -> None:
     async with EmbeddedNats(tmp_path) as server:
-        os.kill(server.pid, signal.SIGSTOP)
+        pause(server.pid)
     assert await server.wait_exited() >= 0
     assert "Server Exiting" in server.layout.log.read_text()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from streams.errors import BrokerUnavailable, StreamMissing
 from streams.log import Log, _nanoseconds
 from streams.provision import provision
 from tests.support.nats import PLACED, SETTINGS, client, eventually, publish
+from tests.support.pausing import pause
 
 if TYPE_CHECKING:
     from streams.embedded import EmbeddedNats
@@ -95,7 +94,7 @@ async def test_hung_broker_costs_two_seconds_and_no_more(log_server: EmbeddedNat
     async with client(log_server, "gateway") as gateway:
         log = Log(gateway)
         await log.state()
-        os.kill(log_server.pid, signal.SIGSTOP)
+        pause(log_server.pid)
         started = time.monotonic()
         answers = await asyncio.gather(log.state(), log.get(1), log.next_match(0, ">"), return_exceptions=True)
         assert 1.9 < time.monotonic() - started < 3

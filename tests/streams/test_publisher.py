@@ -32,6 +32,7 @@ from streams.log import Log
 from streams.publisher import ProblemKind, Publisher, Result, Status
 from streams.snapshots import OrderOwner
 from tests.support.nats import api, client, eventually, publish
+from tests.support.pausing import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -616,7 +617,7 @@ async def test_event_that_was_sent_again_in_vain_is_stored_once(
     publisher = Publisher(gateway, log, known_owner)
     await publisher.publish([placed("first", "first")])
     sent_before = gateway.stats["out_msgs"]
-    os.kill(log_server.pid, signal.SIGSTOP)
+    pause(log_server.pid)
     try:
         publishing = asyncio.create_task(timed_publish(publisher, [placed("o1", "a"), accepted("o1", "b")]))
         await eventually(lambda: gateway.stats["out_msgs"] >= sent_before + 2)
@@ -632,7 +633,7 @@ async def test_hung_broker_is_told_in_time_and_sending_again_stores_once(
     publisher = Publisher(gateway, log, all_known)
     events = [accepted(f"o{number % 100}", f"e{number}") for number in range(300)]
     await publisher.publish(events[:10])
-    os.kill(log_server.pid, signal.SIGSTOP)
+    pause(log_server.pid)
     try:
         hung = await timed_publish(publisher, events)
     finally:
@@ -655,7 +656,7 @@ async def test_hung_broker_is_told_in_time_to_many_who_send_much(
         [placed(f"o{call}-{number}", f"{call}-{number}", items=items) for number in range(70)] for call in range(6)
     ]
     await publisher.publish(calls[0][:1])
-    os.kill(log_server.pid, signal.SIGSTOP)
+    pause(log_server.pid)
     try:
         hung = await asyncio.gather(*(timed_publish(publisher, events) for events in calls))
     finally:
@@ -741,7 +742,7 @@ async def test_killed_broker_loses_and_doubles_nothing(log_server: EmbeddedNats,
 async def test_caller_that_goes_away_leaves_nothing_behind(log_server: EmbeddedNats, gateway: Client, log: Log) -> None:
     publisher = Publisher(gateway, log, all_known)
     await publisher.publish([placed("o1", "a")])
-    os.kill(log_server.pid, signal.SIGSTOP)
+    pause(log_server.pid)
     try:
         publishing = asyncio.create_task(publisher.publish([placed(f"o{each}", f"b{each}") for each in range(200)]))
         await eventually(lambda: len(publisher._acknowledgements._waiting) == WINDOW)
